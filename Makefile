@@ -1,0 +1,49 @@
+# Each target sets up what it needs: a virtual environment under .venv, from the package index.
+
+VENV ?= .venv
+OLDEST_MINDSPORE = 2.7.0
+# The first of these that runs and is a version that MindSpore and torch both have wheels for.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+BIN = $(VENV)/bin
+# MindSpore's warnings about its own deprecations are not ours to show.
+export GLOG_v ?= 3
+
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-fast test-oldest lint clean
+
+help:
+	@echo "make demo         train, validate, convert and classify on embedded data"
+	@echo "make test         formatting, linting and the whole test suite"
+	@echo "make test-fast    the suite without its slow sweeps"
+	@echo "make test-oldest  the fast suite on MindSpore $(OLDEST_MINDSPORE)"
+	@echo "make clean        remove what these made"
+
+$(VENV)/installed: setup.py
+	@test -n "$(PYTHON)" || { echo "error: MindTwins needs Python 3.10, 3.11 or 3.12:" \
+		"install one, or name it with 'make PYTHON=...'" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "mindspore$(if $(MINDSPORE),==$(MINDSPORE),==2.10.0)" -e ".[convert,demo,test]"
+	@touch $@
+
+install: $(VENV)/installed
+
+demo: $(VENV)/installed
+	$(BIN)/python demo.py
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+test-fast: lint
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-oldest:
+	$(MAKE) VENV=.venv-oldest MINDSPORE=$(OLDEST_MINDSPORE) test-fast
+
+clean:
+	rm -rf .venv .venv-oldest runs data build *.egg-info

@@ -1,0 +1,99 @@
+"""The two convolutions of Twins, on channels-last tokens.
+
+Weights keep torch's names and shapes, (out, in / groups, kh, kw), in every formulation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Normal, initializer
+
+from mindtwins.layers.device import formulation
+from mindtwins.layers.padding import crop_top_left
+
+
+class _Conv(nn.Cell):
+    """Weight and bias of a convolution, initialised as the official code does.
+
+    Normal of std sqrt(2 / fan_out) with fan_out = kh * kw * out / groups; bias 0.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.out_channels = out_channels
+        fan_out = kernel * kernel * out_channels // groups
+        shape = (out_channels, in_channels // groups, kernel, kernel)
+        self.weight = Parameter(initializer(Normal(math.sqrt(2 / fan_out)), shape, ms.float32))
+        self.bias = Parameter(initializer("zeros", (out_channels,), ms.float32))
+
+
+class PatchConv(_Conv):
+    """Convolution whose stride equals its kernel: one product per patch, no overlap.
+
+    (B, H, W, C) -> (B, H // kernel, W // kernel, out_channels); rows and columns that fill no
+    whole patch are dropped, as torch.nn.Conv2d without padding does.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__(in_channels, out_channels, kernel, groups=1)
+        self.convolve = _PATCH_CONV[formulation()]
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight, self.kernel) + self.bias
+
+
+def _patch_conv_matmul(x: Tensor, weight: Tensor, kernel: int) -> Tensor:
+    _, height, width, channels = x.shape
+    rows, columns = height // kernel, width // kernel
+    x = crop_top_left(x, rows * kernel, columns * kernel)
+    x = ops.reshape(x, (-1, rows, kernel, columns, kernel, channels))
+    patches = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, kernel * kernel * channels))
+    # (out, in, kh, kw) -> (kh, kw, in, out): the order in which a patch lies in memory.
+    matrix = ops.reshape(ops.transpose(weight, (2, 3, 1, 0)), (-1, weight.shape[0]))
+    return ops.reshape(ops.matmul(patches, matrix), (-1, rows, columns, weight.shape[0]))
+
+
+def _patch_conv_native(x: Tensor, weight: Tensor, kernel: int) -> Tensor:
+    x = ops.transpose(x, (0, 3, 1, 2))
+    x = ops.conv2d(x, weight, stride=kernel, pad_mode="valid")
+    return ops.transpose(x, (0, 2, 3, 1))
+
+
+class DepthwiseConv3x3(_Conv):
+    """Depthwise 3x3 convolution, stride 1, zero padding 1: (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, kernel=3, groups=channels)
+        self.convolve = _DEPTHWISE_3X3[formulation()]
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight) + self.bias
+
+
+def _depthwise_3x3_shifts(x: Tensor, weight: Tensor) -> Tensor:
+    """Sum over the nine taps of the shifted map times that tap's weight per channel."""
+    batch, height, width, channels = x.shape
+    row = ops.zeros((batch, 1, width, channels), x.dtype)
+    x = ops.concat((row, x, row), 1)
+    column = ops.zeros((batch, height + 2, 1, channels), x.dtype)
+    x = ops.concat((column, x, column), 2)
+    taps = ops.split(ops.transpose(ops.reshape(weight, (channels, 9)), (1, 0)), 1, 0)
+    total = ops.slice(x, (0, 0, 0, 0), (batch, height, width, channels)) * taps[0]
+    for tap in range(1, 9):
+        shifted = ops.slice(x, (0, tap // 3, tap % 3, 0), (batch, height, width, channels))
+        total = total + shifted * taps[tap]
+    return total
+
+
+def _depthwise_3x3_native(x: Tensor, weight: Tensor) -> Tensor:
+    x = ops.transpose(x, (0, 3, 1, 2))
+    x = ops.conv2d(x, weight, pad_mode="pad", padding=1, groups=weight.shape[0])
+    return ops.transpose(x, (0, 2, 3, 1))
+
+
+_PATCH_CONV = {"matmul": _patch_conv_matmul, "native": _patch_conv_native}
+_DEPTHWISE_3X3 = {"matmul": _depthwise_3x3_shifts, "native": _depthwise_3x3_native}

@@ -1,0 +1,18 @@
+"""Linear layer."""
+
+from __future__ import annotations
+
+from mindspore import nn
+from mindspore.common.initializer import Normal
+
+
+class Dense(nn.Dense):
+    """`y = x W^T + b` over the last axis; weight (out, in), bias (out,), as torch.nn.Linear.
+
+    Initialised as the official code does: weight truncated normal of std 0.02, bias 0. Its bounds
+    (torch's `trunc_normal_` default) are -2 and 2 absolute, 100 standard deviations away, so a
+    plain normal draw is the same distribution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros")

@@ -1,0 +1,161 @@
+"""The variants of Twins as one table, their names elsewhere, and `create_model`."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindspore import nn
+from mindspore.nn.utils import no_init_parameters
+
+from mindtwins.checkpoint import load_checkpoint, load_into
+from mindtwins.errors import UserError
+from mindtwins.models.twins import Classifier, Dialect, FeatureExtractor
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of tables 1 and 2 of the paper: the family, and one value per stage."""
+
+    family: str
+    embed_dims: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    mlp_ratios: tuple[int, ...]
+    depths: tuple[int, ...]
+    sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
+
+
+_PCPVT = ("pcpvt", (64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4))
+VARIANTS = {
+    "pcpvt_small": Variant(*_PCPVT, (3, 4, 6, 3)),
+    "pcpvt_base": Variant(*_PCPVT, (3, 4, 18, 3)),
+    "pcpvt_large": Variant(*_PCPVT, (3, 8, 27, 3)),
+    "svt_small": Variant("svt", (64, 128, 256, 512), (2, 4, 8, 16), (4, 4, 4, 4), (2, 2, 10, 4)),
+    "svt_base": Variant("svt", (96, 192, 384, 768), (3, 6, 12, 24), (4, 4, 4, 4), (2, 2, 18, 2)),
+    "svt_large": Variant("svt", (128, 256, 512, 1024), (4, 8, 16, 32), (4, 4, 4, 4), (2, 2, 18, 2)),
+    # Ours, not published: small enough to train on two CPU cores in a minute or two.
+    "svt_tiny": Variant("svt", (32, 64, 96, 128), (1, 2, 3, 4), (4, 4, 4, 4), (1, 2, 2, 1)),
+}
+UNPUBLISHED = ("svt_tiny",)
+
+# The names of the official code (`gvt.py`) and of timm.
+ALIASES = {
+    "pcpvt_small_v0": "pcpvt_small",
+    "pcpvt_base_v0": "pcpvt_base",
+    "pcpvt_large_v0": "pcpvt_large",
+    "alt_gvt_small": "svt_small",
+    "alt_gvt_base": "svt_base",
+    "alt_gvt_large": "svt_large",
+} | {f"twins_{name}": name for name in VARIANTS if name not in UNPUBLISHED}
+
+
+def list_models() -> list[str]:
+    """Names of the six published models, without their aliases."""
+    return [name for name in VARIANTS if name not in UNPUBLISHED]
+
+
+def resolve_name(name: str) -> str:
+    """The variant that a name or alias means.
+
+    Raises:
+        UserError: for an unknown name; the message says the nearest one.
+    """
+    name = ALIASES.get(name, name)
+    if name not in VARIANTS:
+        nearest = difflib.get_close_matches(name, [*VARIANTS, *ALIASES], n=1, cutoff=0)[0]
+        raise UserError(
+            f"unknown model {name!r}: did you mean {nearest!r}?"
+            f" The models are {', '.join(list_models())}"
+        )
+    return name
+
+
+def create_model(
+    name: str,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    ckpt_path: str | Path | None = None,
+    features_only: bool = False,
+    drop_path_rate: float = 0.0,
+    window_padding: str | None = None,
+    patch_rounding: str | None = None,
+    block_epsilon: float | None = None,
+    embed_epsilon: float | None = None,
+) -> nn.Cell:
+    """Build a Twins model for images (N, in_channels, H, W) of at least 32 x 32 pixels.
+
+    Args:
+        name: one of `list_models()`, or its official or timm name.
+        num_classes: width of the head; 0 gives the pooled features (N, embed_dims[-1]).
+        in_channels: channels of the images.
+        ckpt_path: a checkpoint of this model (`.ckpt` or `.safetensors`), loaded strictly. Where
+            it holds a head or a final norm that the model asked for has no use for
+            (`features_only`, `num_classes=0`), those are left out.
+        features_only: give the four stages' maps (N, C, H, W), of strides 4, 8, 16 and 32.
+        drop_path_rate: stochastic depth rate of the last block.
+        window_padding, patch_rounding, block_epsilon, embed_epsilon: conventions in which
+            implementations differ, see `Dialect`. Left out, they are the checkpoint's, else those
+            of the official classification code (and timm's zero padding).
+
+    Returns:
+        The model, in evaluation mode: call `set_train()` to train it.
+
+    Raises:
+        UserError: (a ValueError) unknown name, bad value, or a checkpoint that does not fit.
+    """
+    name = resolve_name(name)
+    if num_classes < 0 or in_channels < 1:
+        raise UserError(
+            f"num_classes ({num_classes}) must be at least 0, in_channels ({in_channels}) 1"
+        )
+    if not 0 <= drop_path_rate < 1:
+        raise UserError(f"drop_path_rate must be in [0, 1), not {drop_path_rate}")
+    checkpoint = load_checkpoint(ckpt_path) if ckpt_path is not None else None
+    recorded = checkpoint.metadata.get("dialect", {}) if checkpoint and checkpoint.metadata else {}
+    asked = {
+        "window_padding": window_padding,
+        "patch_rounding": patch_rounding,
+        "block_epsilon": block_epsilon,
+        "embed_epsilon": embed_epsilon,
+    }
+    dialect = Dialect(
+        **recorded | {key: value for key, value in asked.items() if value is not None}
+    )
+
+    model = _build(name, num_classes, in_channels, features_only, drop_path_rate, dialect)
+    if checkpoint is not None:
+        unused = ("norm.", "head.") if features_only else () if num_classes else ("head.",)
+        load_into(model, checkpoint, allow_unused=unused)
+    # A new cell evaluates, yet MindSpore files its graph under "train": without this, a graph
+    # compiled before `set_train()` would be used after it, without stochastic depth.
+    return model.set_train(False)
+
+
+def _build(
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    features_only: bool,
+    drop_path_rate: float,
+    dialect: Dialect,
+) -> nn.Cell:
+    variant = VARIANTS[name]
+    backbone = {
+        **vars(variant),
+        "in_channels": in_channels,
+        "drop_path_rate": drop_path_rate,
+        "dialect": dialect,
+    }
+    if features_only:
+        return FeatureExtractor(**backbone)
+    return Classifier(num_classes, **backbone)
+
+
+def parameter_shapes(
+    name: str, num_classes: int = 1000, in_channels: int = 3
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a classifier's parameters, in order, without allocating them."""
+    with no_init_parameters():
+        model = _build(resolve_name(name), num_classes, in_channels, False, 0.0, Dialect())
+    return {parameter.name: tuple(parameter.shape) for parameter in model.get_parameters()}

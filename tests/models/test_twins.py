@@ -1,0 +1,76 @@
+"""Behaviour of the model cells beyond parity: modes, stochastic depth, the mask."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+import mindtwins
+from mindtwins.models.twins import padding_mask
+
+
+def images(batch: int = 2, side: int = 64) -> Tensor:
+    values = np.random.default_rng(0).standard_normal((batch, 3, side, side))
+    return Tensor(values.astype(np.float32))
+
+
+def test_graph_and_pynative_give_the_same_numbers():
+    model = mindtwins.create_model("svt_tiny", num_classes=10)
+    in_graph = model(images()).asnumpy()
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    np.testing.assert_allclose(model(images()).asnumpy(), in_graph, atol=1e-6 * in_graph.std())
+
+
+def test_drop_path_rates_grow_linearly_over_the_blocks():
+    model = mindtwins.create_model("svt_tiny", drop_path_rate=0.5)
+    expected = [rate for rate in (0, 0.1, 0.2, 0.3, 0.4, 0.5) for _ in ("attention", "mlp")]
+    np.testing.assert_allclose(model.drop_path_rates, expected)
+
+
+def test_keep_factors_scale_each_branch_per_sample():
+    """A sample with all branches at 1 is undisturbed by one whose branches are all dropped."""
+    model = mindtwins.create_model("svt_tiny", num_classes=10)
+    plain = model(images()).asnumpy()
+    keep = np.ones((12, 2), np.float32)
+    np.testing.assert_allclose(model(images(), Tensor(keep)).asnumpy(), plain, atol=1e-6)
+    keep[:, 1] = 0
+    dropped = model(images(), Tensor(keep)).asnumpy()
+    np.testing.assert_allclose(dropped[0], plain[0], atol=1e-6)
+    assert np.abs(dropped[1] - plain[1]).max() > 0.01
+
+    for _, cell in model.cells_and_names():  # zero branches: what dropping them must equal
+        if hasattr(cell, "proj") and hasattr(cell, "heads"):
+            cell.proj.weight.set_data(Tensor(np.zeros(cell.proj.weight.shape, np.float32)))
+        if hasattr(cell, "fc2"):
+            cell.fc2.weight.set_data(Tensor(np.zeros(cell.fc2.weight.shape, np.float32)))
+    np.testing.assert_allclose(model(images()).asnumpy()[1], dropped[1], atol=1e-6)
+
+
+def test_branches_are_drawn_only_in_training_and_only_with_a_rate():
+    model = mindtwins.create_model("svt_tiny", num_classes=10, drop_path_rate=0.5)
+    evaluated = [model(images()).asnumpy() for _ in range(2)]
+    np.testing.assert_array_equal(*evaluated)
+    model.set_train()
+    trained = [model(images()).asnumpy() for _ in range(2)]
+    assert np.abs(trained[0] - trained[1]).max() > 0
+
+    without = mindtwins.create_model("svt_tiny", num_classes=10).set_train()
+    np.testing.assert_array_equal(without(images()).asnumpy(), without(images()).asnumpy())
+
+
+@pytest.mark.parametrize(("bottom", "right"), [(0, 3), (2, 0)])
+def test_mask_is_empty_where_one_axis_needs_no_padding(bottom, right):
+    assert not padding_mask(14, 14, bottom, right).any()
+
+
+def test_mask_separates_real_from_padded_tokens():
+    mask = padding_mask(7, 14, 2, 3)
+    assert mask.shape == (1, 2, 1, 49, 49)
+    # Second window: rows 5, 6 and columns 4, 5, 6 are padding.
+    padded = np.zeros((7, 7), bool)
+    padded[5:] = True
+    padded[:, 4:] = True
+    for query in range(49):
+        for key in range(49):
+            expected = -1000 if padded.flat[query] != padded.flat[key] else 0
+            assert mask[0, 1, 0, query, key] == expected

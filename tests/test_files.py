@@ -1,0 +1,61 @@
+import errno
+import os
+import stat
+
+import pytest
+
+from mindtwins.errors import UserError
+from mindtwins.files import atomic_write, read_file
+
+
+def test_writes_whole_with_the_usual_permissions(tmp_path):
+    path = tmp_path / "file"
+    before = os.umask(0o022)
+    try:
+        with atomic_write(path) as file:
+            file.write(b"content")
+    finally:
+        os.umask(before)
+    assert path.read_bytes() == b"content"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("inside"), MemoryError()])
+def test_keeps_the_old_file_when_the_block_fails(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)), atomic_write(path) as file:
+        file.write(b"half of the new")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_full_disk_keeps_the_old_file_and_says_so(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    message = r"cannot write .*file: No space left on device"
+    with pytest.raises(UserError, match=message), atomic_write(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path):
+    for path in (tmp_path / "missing" / "file", tmp_path):
+        with pytest.raises(UserError, match=f"cannot write {path}"), atomic_write(path):
+            pass
+
+
+def test_unreadable_files_are_named(tmp_path):
+    (tmp_path / "empty").touch()
+    for name, reason in {"missing": "does not exist", "empty": "is empty", "": "directory"}.items():
+        with pytest.raises(UserError, match=reason) as caught:
+            read_file(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
