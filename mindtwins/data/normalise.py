@@ -1,0 +1,32 @@
+"""Bytes to normalised float32, bit-equal to torchvision's ToTensor and Normalize."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+
+class Normalise:
+    """Turns an RGB picture into (x / 255 - mean) / std, by table lookup.
+
+    A byte has only 256 values, so the three float32 roundings of ToTensor (division) and Normalize
+    (subtraction, division) are done once per value and channel.
+
+    Args:
+        mean: per-channel mean of x / 255, three numbers.
+        std: per-channel standard deviation, three numbers.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        levels = np.arange(256, dtype=np.float32) / np.float32(255)
+        self.table = (levels - np.float32(mean)[:, None]) / np.float32(std)[:, None]  # (3, 256)
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Return the picture as float32 (3, height, width)."""
+        pixels = np.asarray(image)
+        normalised = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
+        for channel, table in enumerate(self.table):
+            np.take(table, pixels[:, :, channel], out=normalised[channel], mode="clip")
+        return normalised

@@ -1,0 +1,133 @@
+"""The training transform: random crop and flip, RandAugment or color jitter, normalise, erase.
+
+The semantics are timm's and torchvision's; every draw comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from mindtwins.data.normalise import Normalise
+from mindtwins.data.rand_augment import parse_rand_augment
+from mindtwins.data.random_erasing import RandomErasing
+from mindtwins.errors import UserError
+
+CROP_ATTEMPTS = 10
+
+# "random" draws one of the two every time that pixels are resampled.
+INTERPOLATIONS: dict[str, tuple[Image.Resampling, ...]] = {
+    "bicubic": (Image.Resampling.BICUBIC,),
+    "bilinear": (Image.Resampling.BILINEAR,),
+    "random": (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC),
+}
+
+_JITTERED = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+
+def random_crop_box(
+    width: int,
+    height: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """Draw the box (left, top, right, bottom) of a random resized crop.
+
+    The area is uniform in `scale` times the picture's, the aspect ratio (width over height)
+    log-uniform in `ratio`. After ten boxes that do not fit it is the largest central one whose
+    ratio is within the limits.
+    """
+    for _ in range(CROP_ATTEMPTS):
+        area = rng.uniform(*scale) * width * height
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(rng.integers(0, height - crop_height + 1))
+            left = int(rng.integers(0, width - crop_width + 1))
+            return left, top, left + crop_width, top + crop_height
+    crop_width = min(width, round(height * ratio[1]))
+    crop_height = min(height, round(width / ratio[0]))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def jitter_colors(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
+    """Change brightness, contrast and saturation, in random order.
+
+    Each factor is uniform in [max(0, 1 - strength), 1 + strength].
+    """
+    for choice in rng.permutation(len(_JITTERED)):
+        factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
+        image = _JITTERED[choice](image).enhance(factor)
+    return image
+
+
+class TrainingTransform:
+    """PIL RGB picture and random generator to a float32 (3, image_size, image_size) array.
+
+    Args:
+        image_size: side of the square the model sees, in pixels.
+        mean: per-channel mean of x / 255; also the fill colour of RandAugment.
+        std: per-channel standard deviation.
+        scale: range of the crop's area, relative to the picture's.
+        ratio: range of the crop's width over its height.
+        horizontal_flip: probability of a flip.
+        rand_augment: a policy such as `rand-m9-mstd0.5-inc1`; empty for none.
+        color_jitter: strength of the color jitter; as in timm it is ignored with RandAugment.
+        erasing: random erasing after normalisation; None for none.
+        interpolation: "bicubic", "bilinear" or "random".
+
+    Raises:
+        UserError: the policy or the interpolation is unknown.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        horizontal_flip: float = 0.5,
+        rand_augment: str = "rand-m9-mstd0.5-inc1",
+        color_jitter: float = 0.4,
+        erasing: RandomErasing | None = None,
+        interpolation: str = "bicubic",
+    ) -> None:
+        if interpolation not in INTERPOLATIONS:
+            raise UserError(
+                f"unknown interpolation {interpolation!r}: use {', '.join(INTERPOLATIONS)}"
+            )
+        self.image_size = image_size
+        self.scale = scale
+        self.ratio = ratio
+        self.horizontal_flip = horizontal_flip
+        self.erasing = erasing
+        self.interpolations = INTERPOLATIONS[interpolation]
+        self.normalise = Normalise(mean, std)
+        self.change_colors: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None
+        if rand_augment:
+            fill = tuple(min(255, round(255 * value)) for value in mean)
+            self.change_colors = parse_rand_augment(rand_augment, self.interpolations, fill)
+        elif color_jitter > 0:
+            self.change_colors = partial(jitter_colors, strength=color_jitter)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """Return the augmented, normalised picture."""
+        interpolation = self.interpolations[rng.integers(len(self.interpolations))]
+        box = random_crop_box(image.width, image.height, self.scale, self.ratio, rng)
+        image = image.crop(box).resize((self.image_size, self.image_size), interpolation)
+        if rng.random() < self.horizontal_flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.change_colors is not None:
+            image = self.change_colors(image, rng)
+        array = self.normalise(image)
+        if self.erasing is not None:
+            self.erasing(array, rng)
+        return array

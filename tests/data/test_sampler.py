@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+from mindtwins.data.sampler import (
+    EvaluationSampler,
+    TrainingSampler,
+    batch_positions,
+    epoch_order,
+)
+from mindtwins.errors import UserError
+
+
+def test_epoch_order_is_a_permutation_of_its_own() -> None:
+    orders = [epoch_order(1000, 3, epoch) for epoch in range(3)]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(1000))
+    for first, second in itertools.combinations(orders, 2):
+        assert (first != second).mean() > 0.98
+    epoch_order.cache_clear()
+    np.testing.assert_array_equal(epoch_order(1000, 3, 1), orders[1])
+    assert (epoch_order(1000, 4, 1) != orders[1]).mean() > 0.98
+
+
+@pytest.mark.parametrize(("batch_size", "shards"), [*itertools.product((1, 2, 5, 6), (1, 2, 3, 8))])
+def test_positions_partition_the_global_batch(batch_size: int, shards: int) -> None:
+    parts = [batch_positions(batch_size, shard, shards) for shard in range(shards)]
+    assert all(len(part) == batch_size for part in parts)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(batch_size * shards))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 8])
+def test_partners_share_a_shard(shards: int) -> None:
+    for shard in range(shards):
+        positions = batch_positions(6, shard, shards)
+        np.testing.assert_array_equal(positions[::-1], 6 * shards - 1 - positions)
+
+
+def step_images(sampler: TrainingSampler, step: int, micro: int) -> dict[int, int]:
+    """Return image by position in the global batch."""
+    epoch, places = sampler.places(step, micro)
+    return dict(zip(sampler.positions(micro), sampler.order(epoch)[places], strict=True))
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(2, 1), (1, 4), (2, 2), (4, 1)])
+def test_layout_does_not_change_a_step(world: int, accumulation: int) -> None:
+    whole = TrainingSampler(100, 8, seed=1)
+    for step in (0, 5, 12, 40):
+        spread: dict[int, int] = {}
+        for rank in range(world):
+            part = TrainingSampler(100, 8 // (world * accumulation), 1, rank, world, accumulation)
+            assert part.steps_per_epoch == whole.steps_per_epoch == 12
+            for micro in range(accumulation):
+                spread |= step_images(part, step, micro)
+        assert spread == step_images(whole, step, 0)
+
+
+def test_epoch_has_no_image_twice_and_drops_the_rest() -> None:
+    sampler = TrainingSampler(103, 8, seed=0)
+    seen = [image for step in range(12) for image in step_images(sampler, step, 0).values()]
+    assert len(seen) == len(set(seen)) == 96
+    np.testing.assert_array_equal(seen, epoch_order(103, 0, 0)[:96])
+    assert sampler.places(12, 0)[0] == 1
+    assert list(step_images(sampler, 12, 0).values()) == epoch_order(103, 0, 1)[:8].tolist()
+
+
+def test_every_image_has_its_turn() -> None:
+    sampler = TrainingSampler(20, 8, seed=0)
+    seen = {image for step in range(40) for image in step_images(sampler, step, 0).values()}
+    assert seen == set(range(20))
+
+
+def test_micro_batches_start_anywhere_at_once() -> None:
+    sampler = TrainingSampler(1_281_167, 128, seed=0, world=8, accumulation=2)
+    start = time.perf_counter()
+    requests = sampler.micro_batches(300 * sampler.steps_per_epoch - 2, 10**9)
+    step = 300 * sampler.steps_per_epoch
+    assert list(itertools.islice(requests, 5)) == [
+        (step - 2, 0),
+        (step - 2, 1),
+        (step - 1, 0),
+        (step - 1, 1),
+        (step, 0),
+    ]
+    assert sampler.places(step - 1, 0)[0] == 299
+    assert time.perf_counter() - start < 0.1
+
+
+def test_set_smaller_than_a_global_batch() -> None:
+    with pytest.raises(UserError, match="has 63 images, fewer than one global batch of 64"):
+        TrainingSampler(63, 8, seed=0, world=4, accumulation=2)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size", "world"),
+    [(10, 4, 1), (10, 4, 2), (10, 3, 4), (2, 4, 4), (64, 8, 4), (1, 1, 3), (65, 8, 4)],
+)
+def test_evaluation_sees_every_image_once(num_samples: int, batch_size: int, world: int) -> None:
+    ranks = [EvaluationSampler(num_samples, batch_size, rank, world) for rank in range(world)]
+    assert len({len(sampler) for sampler in ranks}) == 1
+    batches = [sampler.indices(batch) for sampler in ranks for batch in range(len(sampler))]
+    assert all(len(indices) == batch_size for indices in batches)
+    seen = np.concatenate(batches)
+    np.testing.assert_array_equal(np.sort(seen[seen >= 0]), np.arange(num_samples))
