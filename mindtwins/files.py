@@ -15,10 +15,9 @@ def read_file(path: str | os.PathLike) -> bytes:
     """The bytes of a file; a UserError if it is missing, a directory, unreadable or empty."""
     check_readable(path)
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return data
 
 
 def check_readable(path: str | os.PathLike) -> None:
@@ -32,6 +31,15 @@ def check_readable(path: str | os.PathLike) -> None:
         raise UserError(f"{path} is empty")
 
 
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise a UserError unless a file could be at `path`: worth asking before long work."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a directory")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a file that appears under `path` whole when the block ends, or not at all.
@@ -40,9 +48,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     `path` in one step: a crash at any moment leaves the previous file as it was. On an error the
     temporary file is removed; a full disk or a missing folder is a UserError.
     """
+    check_writable(path)
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a directory")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w+b") as file:

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from mindtwins.errors import UserError
-from mindtwins.files import atomic_write, read_file
+from mindtwins.files import atomic_write, check_writable, read_file
 
 
 def test_writes_whole_with_the_usual_permissions(tmp_path):
@@ -48,8 +48,13 @@ def test_a_full_disk_keeps_the_old_file_and_says_so(tmp_path, monkeypatch):
 
 
 def test_places_that_cannot_be_written_are_named(tmp_path):
-    for path in (tmp_path / "missing" / "file", tmp_path):
-        with pytest.raises(UserError, match=f"cannot write {path}"), atomic_write(path):
+    for path, reason in {
+        tmp_path / "missing" / "file": f"the folder {tmp_path / 'missing'} does not exist",
+        tmp_path: "it is a directory",
+    }.items():
+        with pytest.raises(UserError, match=f"cannot write {path}: {reason}"):
+            check_writable(path)
+        with pytest.raises(UserError, match=f"cannot write {path}: {reason}"), atomic_write(path):
             pass
 
 

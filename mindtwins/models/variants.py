@@ -9,7 +9,7 @@ from pathlib import Path
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from mindtwins.checkpoint import load_checkpoint, load_into
+from mindtwins.checkpoint import expect_metadata, load_checkpoint, load_into
 from mindtwins.errors import UserError
 from mindtwins.models.twins import Classifier, Dialect, FeatureExtractor
 
@@ -125,6 +125,13 @@ def create_model(
 
     model = _build(name, num_classes, in_channels, features_only, drop_path_rate, dialect)
     if checkpoint is not None:
+        has_head = num_classes > 0 and not features_only
+        expect_metadata(
+            checkpoint,
+            variant=name,
+            in_channels=in_channels,
+            **({"num_classes": num_classes} if has_head else {}),
+        )
         unused = ("norm.", "head.") if features_only else () if num_classes else ("head.",)
         load_into(model, checkpoint, allow_unused=unused)
     # A new cell evaluates, yet MindSpore files its graph under "train": without this, a graph

@@ -1,0 +1,67 @@
+"""The parity table: every model converted from a PyTorch file and compared with it.
+
+    python benchmarks/parity.py [--models svt_small ...]
+
+Weights are random (none trivially 0 or 1) and, in every second row, amplified to bring mistakes in
+the norms out; images are two photographs. Deviations are in standard deviations of the reference's
+output, and beside them stands PyTorch's own rounding: float32 against float64 of the same model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+
+from mindtwins import list_models
+from mindtwins.checkpoint import save_checkpoint
+from mindtwins.conversion.converter import from_torch
+from mindtwins.conversion.readers import read_source
+from mindtwins.conversion.verify import Comparison, verify
+from mindtwins.errors import UserError, run_cli
+from mindtwins.reference import create_reference
+from mindtwins.reference.weights import randomise
+
+HEAD = "| model | weights | worst stage | PyTorch alone | logits | PyTorch alone |"
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=list_models(), choices=list_models())
+    names = parser.parse_args(argv).models
+    print(f"{HEAD}\n|{'---|' * 6}", flush=True)
+    failed = []
+    for name in names:
+        comparisons = convert_and_verify(name)
+        for weights in ("as converted", "amplified"):
+            rows = [row for row in comparisons if row.weights == weights]
+            print(f"| {name} | {weights} | {describe(rows)} |", flush=True)
+        failed += [f"{name} {row.stage}" for row in comparisons if not row.passed]
+    if failed:
+        raise UserError(f"more than rounding apart: {', '.join(failed)}")
+
+
+def convert_and_verify(name: str) -> list[Comparison]:
+    """The way of a user's file: saved by torch, read, converted, written, loaded, compared."""
+    with tempfile.TemporaryDirectory() as folder:
+        pt_path, ckpt_path = Path(folder, "source.pth"), Path(folder, "converted.ckpt")
+        torch.save({"model": randomise(create_reference(name)).state_dict()}, pt_path)
+        source = read_source(pt_path)
+        conversion = from_torch(source)
+        save_checkpoint(ckpt_path, conversion.tensors, conversion.metadata)
+        return verify(ckpt_path, source, conversion.account.used)
+
+
+def describe(rows: list[Comparison]) -> str:
+    *stages, logits = rows
+    worst = max(stages, key=lambda row: row.max_abs)
+    numbers = (worst.max_abs, worst.max_abs_floor, logits.max_abs, logits.max_abs_floor)
+    return " | ".join(f"{number:.1e}" for number in numbers)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,160 @@
+"""Convert a PyTorch checkpoint of a Twins model to MindSpore.
+
+Example: python convert/pt2ms.py --pt_path alt_gvt_small.pth --ckpt_path svt_small.ckpt --verify
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from mindtwins.checkpoint import check_suffix, save_checkpoint
+from mindtwins.conversion.converter import Conversion, from_torch
+from mindtwins.conversion.readers import Source, read_source
+from mindtwins.errors import UserError, run_cli
+from mindtwins.files import atomic_write, check_writable
+
+if TYPE_CHECKING:
+    from mindtwins.conversion.verify import Comparison
+
+
+def main(argv: list[str]) -> None:
+    args = _parse(argv)
+    _check_paths(args)
+    verify = _import_verify() if args.verify else None
+    source = read_source(args.pt_path)
+    conversion = from_torch(source, args.model, args.num_classes, args.drop_head)
+    print(_summary(source, conversion))
+
+    # Under another name until it is proven, so that a failure leaves what was there before.
+    written = args.ckpt_path.with_name(
+        f".{args.ckpt_path.stem}.{os.getpid()}.unverified{args.ckpt_path.suffix}"
+    )
+    comparisons = []
+    try:
+        save_checkpoint(written, conversion.tensors, conversion.metadata)
+        if verify is not None:
+            comparisons = verify.verify(written, source, conversion.account.used, print)
+            print(verify.format_table(comparisons))
+        failed = [row for row in comparisons if not row.passed]
+        if args.report is not None:
+            _write_report(args.report, source, conversion, comparisons)
+        if failed:
+            raise UserError(
+                f"{args.ckpt_path} was not written: the converted model differs from"
+                f" {args.pt_path} by more than rounding in {len(failed)} of {len(comparisons)} rows"
+            )
+        os.replace(written, args.ckpt_path)
+    finally:
+        written.unlink(missing_ok=True)
+    print(f"wrote {args.ckpt_path} ({args.ckpt_path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="pt2ms.py",
+        description="Convert a PyTorch checkpoint of a Twins classification model (official or"
+        " timm names) to MindSpore. Every tensor is accounted for; code in the file never runs.",
+    )
+    parser.add_argument(
+        "--pt_path",
+        type=Path,
+        required=True,
+        help="source: .pth, .pt or .bin (torch.save, zip or legacy format) or .safetensors;"
+        " bare or under model, state_dict, model_ema or ema (the first that is there)",
+    )
+    parser.add_argument(
+        "--ckpt_path", type=Path, required=True, help="target: .ckpt or .safetensors"
+    )
+    parser.add_argument(
+        "--model", help="the variant that the source has to be; default: recognised from shapes"
+    )
+    parser.add_argument(
+        "--num_classes", type=int, help="classes of the target, 0 for no head; default: as source"
+    )
+    parser.add_argument(
+        "--drop_head",
+        action="store_true",
+        help="leave the source's head out; the target's --num_classes wide head is all zeros",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="run the written file in MindSpore and the source in PyTorch on two photographs and"
+        " compare every stage; the target is written only if they agree up to rounding",
+    )
+    parser.add_argument(
+        "--report", type=Path, help="write the account of all tensors to this JSON file"
+    )
+    return parser.parse_args(argv)
+
+
+def _check_paths(args: argparse.Namespace) -> None:
+    """Find out before the work whether its result has a place."""
+    check_suffix(args.ckpt_path)
+    check_writable(args.ckpt_path)
+    if args.report is not None:
+        check_writable(args.report)
+    if args.ckpt_path.resolve() == args.pt_path.resolve():
+        raise UserError(f"{args.pt_path} is both source and target: choose another --ckpt_path")
+
+
+def _import_verify() -> ModuleType:
+    """The verification; it needs packages that conversion does not."""
+    try:
+        from mindtwins.conversion import verify
+    except ImportError as error:
+        raise UserError(
+            f"--verify needs {error.name}, which is not installed:"
+            " pip install torch scikit-learn pillow"
+        ) from error
+    return verify
+
+
+def _summary(source: Source, conversion: Conversion) -> str:
+    """What was read, recognised, used, ignored, widened and filled, a line each."""
+    account, metadata = conversion.account, conversion.metadata
+    place = f" under {source.container!r}" if source.container else ""
+    prefix = f", each name without {source.prefix!r}" if source.prefix else ""
+    count = sum(array.size for array in conversion.tensors.values())
+    lines = [
+        f"read {source.path}: {len(source.tensors)} tensors{place}{prefix}",
+        f"recognised {metadata['variant']}, {metadata['num_classes']} classes:"
+        f" {count:,} parameters, {len(account.used)} tensors used",
+    ]
+    lines += _by_value("widened to float32, values unchanged, from", account.widened)
+    lines += _by_value("ignored,", account.ignored)
+    lines += _by_value("filled with", account.filled)
+    return "\n".join(lines)
+
+
+def _by_value(what: str, table: dict[str, str]) -> list[str]:
+    """A line for each distinct value: how many names have it and the first of them."""
+    lines = []
+    for value in sorted(set(table.values())):
+        names = [name for name, own in table.items() if own == value]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"{what} {value}: {names[0]}{more}")
+    return lines
+
+
+def _write_report(
+    path: Path, source: Source, conversion: Conversion, comparisons: list[Comparison]
+) -> None:
+    report = {
+        "source": {"container": source.container, "prefix": source.prefix},
+        "metadata": conversion.metadata,
+        "account": asdict(conversion.account),
+        "verification": [asdict(row) | {"passed": row.passed} for row in comparisons],
+    }
+    with atomic_write(path) as file:
+        file.write(json.dumps(report, indent=2).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    run_cli(main)

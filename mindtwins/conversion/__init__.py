@@ -1,0 +1,1 @@
+"""PyTorch checkpoints to MindSpore's and back, with nothing guessed and nothing left over."""

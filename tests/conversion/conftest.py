@@ -1,0 +1,47 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from mindtwins.reference import create_reference
+from mindtwins.reference.weights import randomise
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def tiny_state():
+    """A PyTorch state dict of svt_tiny with 10 classes; not to be changed."""
+    return randomise(create_reference("svt_tiny", num_classes=10), seed=1).state_dict()
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Saves an object with torch.save and returns the path."""
+
+    def save(content, name="source.pth", **options):
+        torch.save(content, tmp_path / name, **options)
+        return tmp_path / name
+
+    return save
+
+
+def load_script(name):
+    """A script of `convert/` as a module, to call its `main` without a new process."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "convert" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def pt2ms():
+    main = load_script("pt2ms").main
+    return lambda *args: main([str(arg) for arg in args])
+
+
+@pytest.fixture(scope="session")
+def ms2pt():
+    main = load_script("ms2pt").main
+    return lambda *args: main([str(arg) for arg in args])

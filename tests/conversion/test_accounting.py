@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+
+from mindtwins.conversion.accounting import AccountError, is_finite, settle, widen
+from mindtwins.formats import BFLOAT16
+
+SHAPES = {"x.gamma": (3,), "y.weight": (2, 3)}
+NAMES = {"y.w": "y.weight", "x.w": "x.gamma"}
+
+
+@pytest.fixture
+def tensors():
+    random = np.random.default_rng(0)
+    return {
+        "y.w": random.standard_normal((2, 3)).astype(np.float32),
+        "x.w": random.standard_normal(3).astype(np.float32),
+    }
+
+
+def test_fills_every_parameter_in_the_models_order(tensors):
+    filled, account = settle(tensors, NAMES, SHAPES)
+    assert list(filled) == list(SHAPES)
+    np.testing.assert_array_equal(filled["x.gamma"], tensors["x.w"])
+    np.testing.assert_array_equal(filled["y.weight"], tensors["y.w"])
+    assert account.used == {"x.w": "x.gamma", "y.w": "y.weight"}
+    assert (account.ignored, account.widened, account.filled) == ({}, {}, {})
+
+
+def test_does_not_copy_what_it_can_use(tensors):
+    filled, _ = settle(tensors, NAMES, SHAPES)
+    assert np.shares_memory(filled["y.weight"], tensors["y.w"])
+
+
+@pytest.mark.parametrize(
+    ("change", "names", "message"),
+    [
+        ({}, {"y.w": "y.weight"}, "^lacks x.gamma$"),
+        ({"z": np.ones(1, "f4")}, {"z": None}, "^has no use for z$"),
+        ({"z": np.ones(1, "f4")}, {"z": "z.weight"}, "^has no use for z$"),
+        ({"x.w": np.ones((3, 1), "f4")}, {}, r"x\.w \(3, 1\) instead of \(3,\)$"),
+        ({"x.w": np.ones(3, "f8")}, {}, r"unexpected dtype for x\.w \(float64, not float32"),
+        ({"x.w": np.ones(3, "i4")}, {}, r"unexpected dtype for x\.w \(int32"),
+        ({"x.w": np.array([1, np.nan, 1], "f4")}, {}, r"^has infinite or NaN values in x\.w$"),
+        ({"y.w": np.full((2, 3), -np.inf, "f2")}, {}, r"^has infinite or NaN values in y\.w$"),
+    ],
+)
+def test_names_what_does_not_add_up(tensors, change, names, message):
+    names = names if len(change) == 0 else NAMES | names
+    with pytest.raises(AccountError, match=message):
+        settle(tensors | change, names, SHAPES)
+
+
+def test_reports_all_problems_at_once(tensors):
+    with pytest.raises(AccountError) as caught:
+        settle(tensors | {"z": np.ones(1)}, {"y.w": "y.weight", "z": None}, SHAPES)
+    assert str(caught.value) == "lacks x.gamma; it has no use for z"
+
+
+def test_states_the_widening(tensors):
+    half = {name: array.astype(np.float16) for name, array in tensors.items()}
+    filled, account = settle(tensors | {"x.w": half["x.w"]}, NAMES, SHAPES)
+    assert account.widened == {"x.w": "float16"}
+    assert filled["x.gamma"].dtype == np.float32
+    np.testing.assert_array_equal(filled["x.gamma"], half["x.w"])
+
+
+def test_widens_every_bfloat16_and_float16_exactly():
+    """All 65536 bit patterns against torch's conversion; NaNs as NaNs."""
+    bits = np.arange(2**16, dtype=np.uint16)
+    brain = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).float().numpy()
+    np.testing.assert_array_equal(widen(bits.view(BFLOAT16)), brain)
+    half = torch.from_numpy(bits.view(np.float16)).float().numpy()
+    np.testing.assert_array_equal(widen(bits.view(np.float16)), half)
+    transposed = bits.reshape(256, 256).T.view(BFLOAT16)
+    np.testing.assert_array_equal(widen(transposed), brain.reshape(256, 256).T)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_finds_one_value_that_is_not_finite(value):
+    array = np.ones((50, 70), np.float32)
+    assert is_finite(array)
+    array[33, 44] = value
+    assert not is_finite(array)
+
+
+def test_large_values_are_finite():
+    """Their squares overflow."""
+    assert is_finite(np.full((3, 3), np.finfo(np.float32).max))

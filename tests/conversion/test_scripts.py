@@ -1,0 +1,206 @@
+"""The two command lines, from file to file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from mindtwins import create_model
+from mindtwins.checkpoint import load_checkpoint
+from mindtwins.errors import UserError
+from mindtwins.models import list_models
+from mindtwins.reference import create_reference
+from mindtwins.reference.weights import randomise
+
+ROOT = Path(__file__).parents[2]
+SMALLEST = ("svt_small", "pcpvt_small")
+
+
+def assert_same_bits(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name].view(torch.int32), tensor.view(torch.int32)), name
+
+
+def every_model():
+    return [
+        pytest.param(name, marks=() if name in SMALLEST else pytest.mark.slow)
+        for name in list_models()
+    ]
+
+
+@pytest.mark.parametrize("name", every_model())
+def test_round_trip_of_every_model(tmp_path, pt2ms, ms2pt, name):
+    with torch.device("meta"):  # not initialised twice
+        reference = create_reference(name)
+    state = randomise(reference.to_empty(device="cpu"), seed=2).state_dict()
+    torch.save(state, tmp_path / "source.pth")
+    pt2ms("--pt_path", tmp_path / "source.pth", "--ckpt_path", tmp_path / "x.ckpt")
+    assert load_checkpoint(tmp_path / "x.ckpt").metadata["variant"] == name
+    ms2pt("--ckpt_path", tmp_path / "x.ckpt", "--pt_path", tmp_path / "back.pth")
+    assert_same_bits(torch.load(tmp_path / "back.pth", weights_only=True), state)
+
+
+@pytest.fixture
+def source(save, tiny_state):
+    return save({"model": {f"module.{name}": tensor for name, tensor in tiny_state.items()}})
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_same_input_same_bytes_both_ways(tmp_path, source, pt2ms, ms2pt, suffix):
+    for run in "ab":
+        pt2ms("--pt_path", source, "--ckpt_path", tmp_path / f"{run}{suffix}")
+        for target in (".pth", f".out{suffix}"):
+            target = target.replace("ckpt", "pt")
+            ms2pt(
+                "--ckpt_path", tmp_path / f"{run}{suffix}", "--pt_path", tmp_path / (run + target)
+            )
+    names = sorted(path.name for path in tmp_path.glob("a*"))
+    assert len(names) == 3
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"b{name[1:]}").read_bytes(), name
+
+
+@pytest.mark.parametrize("layout", ["official", "timm"])
+def test_back_to_safetensors(tmp_path, source, tiny_state, pt2ms, ms2pt, layout):
+    pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt")
+    target = tmp_path / "back.safetensors"
+    ms2pt("--ckpt_path", tmp_path / "x.ckpt", "--pt_path", target, "--layout", layout)
+    assert_same_bits(safetensors.torch.load_file(target), tiny_state)
+
+
+def test_the_model_loads_what_was_written(tmp_path, source, tiny_state, pt2ms):
+    pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt")
+    model = create_model("svt_tiny", num_classes=10, ckpt_path=tmp_path / "x.ckpt")
+    found = {parameter.name: parameter.asnumpy() for parameter in model.get_parameters()}
+    np.testing.assert_array_equal(found["head.weight"], tiny_state["head.weight"].numpy())
+    np.testing.assert_array_equal(found["norm.gamma"], tiny_state["norm.weight"].numpy())
+    with pytest.raises(UserError, match=r"x\.ckpt"):
+        create_model("svt_tiny", num_classes=1000, ckpt_path=tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"x\.ckpt"):
+        create_model("svt_small", num_classes=10, ckpt_path=tmp_path / "x.ckpt")
+
+
+def test_verification_report_and_summary(tmp_path, source, tiny_state, pt2ms, capsys):
+    report_path = tmp_path / "report.json"
+    arguments = ("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt", "--verify")
+    pt2ms(*arguments, "--report", report_path)
+    report = json.loads(report_path.read_text())
+    assert report["source"] == {"container": "model", "prefix": "module."}
+    assert report["metadata"] == load_checkpoint(tmp_path / "x.ckpt").metadata
+    assert report["account"]["used"].keys() == tiny_state.keys()
+    assert len(report["verification"]) == 10
+    assert all(row["passed"] for row in report["verification"])
+    printed = capsys.readouterr().out
+    count = sum(tensor.numel() for tensor in tiny_state.values())
+    assert f"recognised svt_tiny, 10 classes: {count:,} parameters" in printed
+    assert printed.count("  ok\n") == 10
+
+
+def test_the_widening_and_the_ignored_are_printed(tmp_path, save, tiny_state, pt2ms, capsys):
+    half = {name: tensor.half() for name, tensor in tiny_state.items()}
+    source = save({"model": half, "optimizer": {"moment": torch.zeros(3)}})
+    pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt")
+    printed = capsys.readouterr().out
+    first = next(iter(tiny_state))
+    widened = f"from float16: {first} and {len(tiny_state) - 1} more"
+    assert f"widened to float32, values unchanged, {widened}\n" in printed
+    assert "ignored, not in 'model', whose weights are used: optimizer.moment\n" in printed
+
+
+def test_a_failed_verification_leaves_the_target_alone(
+    tmp_path, source, pt2ms, monkeypatch, capsys
+):
+    import mindtwins.conversion.verify as module
+
+    (tmp_path / "x.ckpt").write_bytes(b"what was there before")
+    failed = module.Comparison("amplified", "logits", 1.0, 1.0, 1e-6, 1e-6)
+    monkeypatch.setattr(module, "verify", lambda *args: [failed])
+    with pytest.raises(UserError, match=r"x\.ckpt was not written: .* in 1 of 1 rows"):
+        pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt", "--verify")
+    assert "FAILED" in capsys.readouterr().out
+    assert (tmp_path / "x.ckpt").read_bytes() == b"what was there before"
+    assert sorted(os.listdir(tmp_path)) == ["source.pth", "x.ckpt"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"norm.weight": torch.full((128,), torch.inf)},
+        {"norm.weight": torch.ones(127)},
+        {"norm.weight": torch.ones(128).double()},
+        {"surplus": torch.ones(1)},
+    ],
+)
+def test_an_error_leaves_no_output(tmp_path, save, tiny_state, pt2ms, change):
+    source = save(tiny_state | change)
+    report = ("--report", tmp_path / "report.json")
+    with pytest.raises(UserError, match=next(iter(change)).replace(".", r"\.")):
+        pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt", *report)
+    assert os.listdir(tmp_path) == ["source.pth"]
+
+
+def test_targets_that_cannot_be_written(tmp_path, source, pt2ms, ms2pt):
+    with pytest.raises(UserError, match=r"has to end in \.ckpt or \.safetensors"):
+        pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"cannot write .*missing does not exist"):
+        pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "missing" / "x.ckpt")
+    (tmp_path / "folder.ckpt").mkdir()
+    with pytest.raises(UserError, match=r"folder\.ckpt: it is a directory"):
+        pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "folder.ckpt")
+    (tmp_path / "folder.ckpt").rmdir()
+    with pytest.raises(UserError, match=r"nothing\.ckpt does not exist"):
+        ms2pt("--ckpt_path", tmp_path / "nothing.ckpt", "--pt_path", tmp_path / "x.pth")
+    assert os.listdir(tmp_path) == ["source.pth"]
+
+
+def test_a_source_is_not_overwritten(tmp_path, tiny_state, pt2ms, ms2pt):
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file(tiny_state, path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="both source and target"):
+        pt2ms("--pt_path", path, "--ckpt_path", path)
+    with pytest.raises(UserError, match="both source and target"):
+        ms2pt("--ckpt_path", path, "--pt_path", path)
+    assert path.read_bytes() == before
+
+
+def test_verification_names_the_package_that_is_missing(tmp_path, source, pt2ms, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.delitem(sys.modules, "mindtwins.conversion.verify", raising=False)
+    monkeypatch.delattr("mindtwins.conversion.verify", raising=False)
+    with pytest.raises(UserError, match=r"--verify needs sklearn.*pip install torch scikit-learn"):
+        pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt", "--verify")
+    assert os.listdir(tmp_path) == ["source.pth"]
+
+
+class Payload:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_a_process_ends_with_one_line_and_runs_nothing(tmp_path, save):
+    marker, target = tmp_path / "marker", tmp_path / "x.ckpt"
+    source = save({"model": Payload(marker)})
+    process = subprocess.run(
+        [sys.executable, "convert/pt2ms.py", "--pt_path", source, "--ckpt_path", target],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert process.stdout == ""
+    assert process.stderr.startswith(f"error: cannot read {source}: it holds more than tensors")
+    assert process.stderr.count("\n") == 1
+    assert not marker.exists() and not target.exists()
