@@ -14,6 +14,7 @@ setup(
         # MindSpore up to 2.10 is built against NumPy 1: with NumPy 2 eager arithmetic and the
         # dataset pipeline fail to import numpy.core.multiarray.
         "numpy>=1.24,<2",
+        "safetensors>=0.4",
         "pillow>=10",
         "pyyaml>=6",
         "tqdm>=4.60",

@@ -13,8 +13,8 @@ from mindtwins.conversion import torch_files
 from mindtwins.conversion.converter import to_torch
 from mindtwins.conversion.layouts import LAYOUTS
 from mindtwins.errors import UserError, run_cli
-from mindtwins.files import atomic_write, check_writable
-from mindtwins.formats import safetensors
+from mindtwins.files import check_writable, replaced_file
+from mindtwins.tensor_files import write_safetensors
 
 
 def main(argv: list[str]) -> None:
@@ -23,11 +23,12 @@ def main(argv: list[str]) -> None:
     if args.pt_path.resolve() == args.ckpt_path.resolve():
         raise UserError(f"{args.ckpt_path} is both source and target: choose another --pt_path")
     tensors = to_torch(load_checkpoint(args.ckpt_path), args.layout)
-    with atomic_write(args.pt_path) as file:
+    with replaced_file(args.pt_path) as temporary:
         if args.pt_path.suffix == ".safetensors":
-            safetensors.write(file, tensors, metadata=None)
+            write_safetensors(temporary, tensors, {"format": "pt"})
         else:
-            torch_files.save(file, tensors)
+            with temporary.open("wb") as file:
+                torch_files.save(file, tensors)
     print(f"wrote {args.pt_path}: {len(tensors)} tensors in the {args.layout} layout")
 
 

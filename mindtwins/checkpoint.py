@@ -1,30 +1,50 @@
 """The project's checkpoints: named arrays and metadata in one sealed `.ckpt` or `.safetensors`.
 
 A checkpoint says where it came from (its metadata), is written whole or not at all, has the same
-bytes for the same input, and is refused when a single bit of it has changed
-(`mindtwins.formats.sealing` says how). `mindspore.load_checkpoint` reads it like any other.
+bytes for the same input, and is refused when its content has changed by a single bit: MindSpore's
+own loader lets a flipped bit pass in both formats, and a `.ckpt` cut between two records even with
+its crc check. So a file holds a seal, the metadata as JSON and the SHA-256 of that and all tensors.
+No single damage removes both without a trace: a file with a part of the seal and not all of it is
+damaged, and only a file with nothing of it is somebody else's.
+
+`mindspore.load_checkpoint` reads these files like any other.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mindtwins.errors import UserError
-from mindtwins.files import atomic_write, read_file
-from mindtwins.formats import FormatError, ckpt, safetensors
+from mindtwins.files import replaced_file
+from mindtwins.tensor_files import (
+    FormatError,
+    read_ckpt,
+    read_safetensors,
+    write_ckpt,
+    write_safetensors,
+)
 
 if TYPE_CHECKING:
     from mindspore import nn
 
-FORMATS: dict[str, ModuleType] = {".ckpt": ckpt, ".safetensors": safetensors}
+SUFFIXES = (".ckpt", ".safetensors")
+
+# The two parts of the seal. A .ckpt has one at its start and one at its end, where no cut reaches
+# both. The safetensors package writes several texts in an order that changes from run to run, so
+# there both are in one text under a third key.
+METADATA_KEY = "mindtwins.metadata"
+DIGEST_KEY = "mindtwins.sha256"
+SEAL_KEY = "mindtwins.seal"
+
+_DAMAGED = "its content does not match its checksum: the file is damaged or was cut short"
 
 # How many names an error message lists before it only counts.
 _NAMES_SHOWN = 4
@@ -35,7 +55,8 @@ class Checkpoint:
     """What a file holds.
 
     Attributes:
-        tensors: parameter name to read-only array, in the file's order.
+        tensors: parameter name to read-only array; of a `.ckpt` in the file's order, of a
+            `.safetensors` ordered by name.
         metadata: what `save_checkpoint` was given; None for a file of somebody else's.
         path: where it was read from, for messages.
     """
@@ -47,8 +68,8 @@ class Checkpoint:
 
 def check_suffix(path: str | os.PathLike) -> None:
     """Raise a UserError unless the path's suffix names a checkpoint format."""
-    if Path(path).suffix not in FORMATS:
-        raise UserError(f"{path}: a checkpoint's name has to end in {' or '.join(FORMATS)}")
+    if Path(path).suffix not in SUFFIXES:
+        raise UserError(f"{path}: a checkpoint's name has to end in {' or '.join(SUFFIXES)}")
 
 
 def save_checkpoint(
@@ -58,18 +79,23 @@ def save_checkpoint(
 
     Args:
         path: ends in `.ckpt` or `.safetensors`, which picks the format.
-        tensors: name to array, written in this order.
+        tensors: name to array; a `.ckpt` keeps their order.
         metadata: anything that JSON can hold.
 
     Raises:
-        UserError: an unknown suffix, an array dtype that the format lacks, or a place that cannot
+        UserError: an unknown suffix, an array that the format cannot hold, or a place that cannot
             be written.
     """
     check_suffix(path)
     text = json.dumps(metadata, sort_keys=True)
+    digest = _digest(text, tensors)
     try:
-        with atomic_write(path) as file:
-            FORMATS[Path(path).suffix].write(file, tensors, text)
+        with replaced_file(path) as temporary:
+            if temporary.suffix == ".ckpt":
+                write_ckpt(temporary, {METADATA_KEY: text, **tensors, DIGEST_KEY: digest})
+            else:
+                seal = json.dumps({METADATA_KEY: text, DIGEST_KEY: digest})
+                write_safetensors(temporary, tensors, {SEAL_KEY: seal})
     except FormatError as error:
         raise UserError(f"cannot write {path}: {error}") from error
 
@@ -82,14 +108,50 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """
     check_suffix(path)
     path = Path(path)
-    data = read_file(path)
     try:
-        tensors, text = FORMATS[path.suffix].read(data)
+        if path.suffix == ".ckpt":
+            tensors, seal = read_ckpt(path)
+        else:
+            tensors, texts = read_safetensors(path)
+            seal = _unpack_seal(texts)
+        metadata = _check_seal(tensors, seal)
     except FormatError as error:
         raise UserError(f"cannot load {path}: {error}") from error
     if not tensors:
         raise UserError(f"cannot load {path}: it holds no tensors")
-    return Checkpoint(tensors, None if text is None else json.loads(text), path)
+    for array in tensors.values():
+        array.flags.writeable = False
+    return Checkpoint(tensors, metadata, path)
+
+
+def _unpack_seal(texts: Mapping[str, str]) -> dict[str, str]:
+    """The seal among the texts of a `.safetensors` file; empty if there is none."""
+    # The seal names itself, so that a damaged key does not hide it.
+    if SEAL_KEY not in texts and not any(METADATA_KEY in text for text in texts.values()):
+        return {}
+    try:
+        return dict(json.loads(texts[SEAL_KEY]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(_DAMAGED) from error
+
+
+def _check_seal(tensors: Mapping[str, np.ndarray], seal: Mapping[str, str]) -> dict | None:
+    """The metadata in a seal that fits the tensors; None if there is no seal."""
+    text, digest = seal.get(METADATA_KEY), seal.get(DIGEST_KEY)
+    if text is None and digest is None:
+        return None
+    if text is None or digest != _digest(text, tensors):
+        raise FormatError(_DAMAGED)
+    return json.loads(text)
+
+
+def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of a text and, ordered by name, of each tensor's name, dtype, shape and elements."""
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(f"\n{json.dumps([name, str(array.dtype), array.shape])}\n".encode())
+        digest.update(array.ravel())
+    return digest.hexdigest()
 
 
 def expect_metadata(checkpoint: Checkpoint, **expected: object) -> None:
@@ -117,12 +179,12 @@ def load_into(cell: nn.Cell, checkpoint: Checkpoint, allow_unused: Iterable[str]
     Raises:
         UserError: something does not fit; the message names it.
     """
-    from mindspore import Tensor
+    from mindspore import Tensor, dtype_to_nptype
 
     tensors = checkpoint.tensors
     parameters = {parameter.name: parameter for parameter in cell.get_parameters()}
     wanted = {
-        name: (tuple(parameter.shape), np.dtype(ckpt.TYPE_NAMES[str(parameter.dtype)]))
+        name: (tuple(parameter.shape), np.dtype(dtype_to_nptype(parameter.dtype)))
         for name, parameter in parameters.items()
     }
     problems = list_names("lacks", [name for name in wanted if name not in tensors])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +24,7 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 def check_readable(path: str | os.PathLike) -> None:
-    """Raise a UserError unless `path` is a file with something in it."""
+    """Raise a UserError unless `path` is a file that may be read and has something in it."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a directory, not a file")
@@ -29,6 +32,8 @@ def check_readable(path: str | os.PathLike) -> None:
         raise UserError(f"{path} does not exist")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"cannot read {path}: {os.strerror(errno.EACCES)}")
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -41,34 +46,42 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open a file that appears under `path` whole when the block ends, or not at all.
+def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a name for a file that takes the place of `path` whole when the block ends, or never.
 
-    The bytes go to `.<name>.<pid>.tmp` in the same folder, are synced to the disk, and replace
-    `path` in one step: a crash at any moment leaves the previous file as it was. On an error the
-    temporary file is removed; a full disk or a missing folder is a UserError.
+    The file has the same name in a temporary folder beside `path`. It is synced to the disk, gets
+    the usual permissions, and replaces `path` in one step: a crash at any moment leaves the
+    previous file as it was. On an error the folder is removed with all that lies in it; a full disk
+    or a missing folder is a UserError.
     """
     check_writable(path)
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            temporary = Path(folder, path.name)
+            temporary.touch()
+            mode = stat.S_IMODE(temporary.stat().st_mode)  # what the umask leaves of 0666
+            yield temporary
+            temporary.chmod(mode)
+            _sync(temporary)
+            os.replace(temporary, path)
+        _sync(path.parent)  # so that the new name itself survives a power cut
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        # Gone already when the replacement succeeded.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a file that appears under `path` whole when the block ends, or not at all.
+
+    As `replaced_file`, for those who write to an open file.
+    """
+    with replaced_file(path) as temporary, open(temporary, "w+b") as file:
+        yield file
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from mindtwins.errors import UserError
-from mindtwins.files import atomic_write, check_writable, read_file
+from mindtwins.files import atomic_write, check_writable, read_file, replaced_file
 
 
 def test_writes_whole_with_the_usual_permissions(tmp_path):
@@ -47,6 +47,19 @@ def test_a_full_disk_keeps_the_old_file_and_says_so(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_what_a_writer_leaves_beside_its_file_goes(tmp_path):
+    path = tmp_path / "file.x"
+    with replaced_file(path) as temporary:
+        assert temporary.name == path.name
+        temporary.unlink()
+        temporary.with_suffix(".tmp").write_bytes(b"left over")
+        temporary.write_bytes(b"content")
+        temporary.chmod(0o400)
+    assert path.read_bytes() == b"content"
+    assert path.stat().st_mode & stat.S_IWUSR
+    assert os.listdir(tmp_path) == ["file.x"]
+
+
 def test_places_that_cannot_be_written_are_named(tmp_path):
     for path, reason in {
         tmp_path / "missing" / "file": f"the folder {tmp_path / 'missing'} does not exist",
@@ -56,6 +69,14 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
             check_writable(path)
         with pytest.raises(UserError, match=f"cannot write {path}: {reason}"), atomic_write(path):
             pass
+
+
+def test_a_forbidden_file_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    with pytest.raises(UserError, match=f"cannot read {path}: Permission denied"):
+        read_file(path)
 
 
 def test_unreadable_files_are_named(tmp_path):

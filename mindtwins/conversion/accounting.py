@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mindtwins.checkpoint import list_names
-from mindtwins.formats import BFLOAT16
+from mindtwins.tensor_files import BFLOAT16
 
 # What is widened to float32, which holds every one of their values exactly.
 WIDENED = {np.dtype(np.float16): "float16", BFLOAT16: "bfloat16"}

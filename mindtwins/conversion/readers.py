@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from mindtwins.conversion import torch_files
 from mindtwins.errors import UserError
 from mindtwins.files import check_readable
-from mindtwins.formats import FormatError, safetensors
+from mindtwins.tensor_files import FormatError, read_safetensors
 
 # Where training scripts keep a state dict beside other things, in the order of preference: the
 # weights themselves before their moving average.
@@ -55,11 +54,10 @@ def read_source(path: str | Path) -> Source:
     """
     path = Path(path)
     check_readable(path)
-    load = _load_safetensors if path.suffix == ".safetensors" else torch_files.load
     try:
-        with ThreadPoolExecutor(1) as executor, path.open("rb") as file:
+        with ThreadPoolExecutor(1) as executor:
             digest = executor.submit(_sha256, path)
-            container, state, ignored = _unwrap(load(file))
+            container, state, ignored = _unwrap(_load(path))
             tensors = {name: _as_array(name, value) for name, value in state.items()}
             sha256 = digest.result()
     except FormatError as error:
@@ -81,9 +79,12 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _load_safetensors(file: BinaryIO) -> dict[str, np.ndarray]:
-    tensors, _ = safetensors.read(file.read())
-    return tensors
+def _load(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        tensors, _ = read_safetensors(path)
+        return tensors
+    with path.open("rb") as file:
+        return torch_files.load(file)
 
 
 def _unwrap(content: object) -> tuple[str | None, dict[str, object], dict[str, str]]:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mindtwins.errors import UserError
-from mindtwins.formats import BFLOAT16, FormatError
+from mindtwins.tensor_files import BFLOAT16, FormatError
 
 # CVE-2025-32434 was closed in this version.
 OLDEST_SAFE_TORCH = "2.6"
@@ -57,7 +57,7 @@ def is_tensor(value: object) -> bool:
 
 
 def as_array(name: str, tensor: object) -> np.ndarray:
-    """A tensor's memory as an array; bfloat16 as `mindtwins.formats.BFLOAT16`.
+    """A tensor's memory as an array; bfloat16 as `mindtwins.tensor_files.BFLOAT16`.
 
     Raises:
         FormatError: a sparse, quantised or otherwise foreign tensor.

@@ -43,7 +43,8 @@ class PatchConv(_Conv):
         self.convolve = _PATCH_CONV[formulation()]
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight, self.kernel) + self.bias
+        weight, bias = ops.cast(self.weight, x.dtype), ops.cast(self.bias, x.dtype)
+        return self.convolve(x, weight, self.kernel) + bias
 
 
 def _patch_conv_matmul(x: Tensor, weight: Tensor, kernel: int) -> Tensor:
@@ -71,7 +72,8 @@ class DepthwiseConv3x3(_Conv):
         self.convolve = _DEPTHWISE_3X3[formulation()]
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight) + self.bias
+        weight, bias = ops.cast(self.weight, x.dtype), ops.cast(self.bias, x.dtype)
+        return self.convolve(x, weight) + bias
 
 
 def _depthwise_3x3_shifts(x: Tensor, weight: Tensor) -> Tensor:

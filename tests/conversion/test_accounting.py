@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mindtwins.conversion.accounting import AccountError, is_finite, settle, widen
-from mindtwins.formats import BFLOAT16
+from mindtwins.tensor_files import BFLOAT16
 
 SHAPES = {"x.gamma": (3,), "y.weight": (2, 3)}
 NAMES = {"y.w": "y.weight", "x.w": "x.gamma"}

@@ -12,7 +12,7 @@ import torch
 
 from mindtwins.conversion.readers import read_source
 from mindtwins.errors import UserError
-from mindtwins.formats import BFLOAT16
+from mindtwins.tensor_files import BFLOAT16
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.5, -2.0])}
 

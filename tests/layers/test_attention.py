@@ -22,7 +22,8 @@ def test_attend_equals_torch():
         actual = layers.attend(
             Tensor(query), Tensor(key), Tensor(value), None if bias is None else Tensor(bias)
         )
-        np.testing.assert_allclose(actual.asnumpy(), expected.numpy(), atol=1e-6)
+        # A dozen float32 roundings of values up to 2, as in test_formulations.py.
+        np.testing.assert_allclose(actual.asnumpy(), expected.numpy(), atol=3e-6)
 
 
 def test_heads_vary_slower_than_their_channels():

@@ -29,6 +29,7 @@ def test_drop_path_rates_grow_linearly_over_the_blocks():
 
 def test_keep_factors_scale_each_branch_per_sample():
     """A sample with all branches at 1 is undisturbed by one whose branches are all dropped."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
     model = mindtwins.create_model("svt_tiny", num_classes=10)
     plain = model(images()).asnumpy()
     keep = np.ones((12, 2), np.float32)

@@ -1,5 +1,6 @@
 """create_model and list_models: names, sizes, shapes and errors."""
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -92,6 +93,7 @@ def test_bad_options(options, message):
     ],
 )
 def test_features_only(rounding, sides):
+    ms.set_context(mode=ms.PYNATIVE_MODE)
     model = mindtwins.create_model("svt_tiny", features_only=True, patch_rounding=rounding)
     maps = model(images(2, 3, 99, 163))
     channels = (32, 64, 96, 128)
@@ -102,6 +104,7 @@ def test_features_only(rounding, sides):
 
 
 def test_pooled_features_are_what_the_head_sees():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
     model = mindtwins.create_model("svt_tiny", num_classes=5)
     pooled = mindtwins.create_model("svt_tiny", num_classes=0)
     weights = {p.name: p for p in model.get_parameters()}
