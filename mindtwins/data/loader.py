@@ -30,6 +30,8 @@ from mindtwins.data.training_transform import TrainingTransform
 from mindtwins.errors import UserError
 
 logger = logging.getLogger(__name__)
+# For what every rank would say alike: only rank 0's is heard.
+notices = logging.getLogger("mindtwins.notices")
 
 # Finished batches that wait per worker. A row is a whole batch, 77 MB for 128 images of 224 x 224,
 # so MindSpore's default of 16 would fill the memory.
@@ -84,7 +86,7 @@ def worker_count(requested: int) -> int:
     if requested < 1:
         raise UserError(f"num_parallel_workers is {requested}: it must be at least 1")
     if requested > cores:
-        logger.warning(
+        notices.warning(
             "num_parallel_workers lowered from %d to the machine's %d cores", requested, cores
         )
     return min(requested, cores)

@@ -1,0 +1,560 @@
+"""Typed configuration: what can be set, from YAML files and from flags.
+
+The dataclasses below are the one list of options: defaults, `--help`, value checks and the docs
+come from them. Keys are flat and unique over all sections. Later wins: defaults, the `base:` file,
+the YAML file, flags. An unknown key or a value of the wrong type is an error wherever it stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+
+from mindtwins.errors import UserError
+
+__all__ = [
+    "Config",
+    "InferConfig",
+    "TrainConfig",
+    "ValidateConfig",
+    "as_dict",
+    "config_diff",
+    "parse_config",
+]
+
+
+def option(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    free: bool = False,
+    bare: Any = None,
+) -> Any:
+    """A field of a section.
+
+    Args:
+        free: the option does not change what is learned, so a resumed run may change it.
+        bare: the value of the flag when it is given without one (`--resume`).
+    """
+    return field(
+        default=default,
+        metadata={
+            "doc": doc,
+            "choices": choices,
+            "at_least": at_least,
+            "at_most": at_most,
+            "above": above,
+            "free": free,
+            "bare": bare,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """model"""
+
+    model: str = option("svt_small", "name or alias of the variant")
+    num_classes: int = option(1000, "size of the classifier", at_least=1)
+    image_size: int = option(224, "height and width of the input in pixels", at_least=32)
+    ckpt_path: str = option(
+        "", "checkpoint to start from (train.py) or to evaluate (validate.py)", free=True
+    )
+    drop_head: bool = option(
+        False, "start with a fresh classifier: do not load head.* from ckpt_path", free=True
+    )
+    drop_path_rate: float = option(
+        0.0, "stochastic depth of the last block, growing linearly from 0", at_least=0, at_most=0.99
+    )
+    window_padding: str = option(
+        "",
+        "rule for feature maps that are not a multiple of 7; empty: the checkpoint's, else zeros",
+        choices=("none", "zeros", "mask"),
+    )
+    patch_rounding: str = option(
+        "",
+        "rule for images that are not a multiple of the patch; empty: the checkpoint's, else floor",
+        choices=("floor", "ceil"),
+    )
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """data"""
+
+    dataset: str = option(
+        "imagefolder",
+        "imagefolder: class folders; list: files of `path label` lines; digits: scikit-learn's "
+        "digits, written to data_dir as an ImageFolder if it is not there",
+        choices=("imagefolder", "list", "digits"),
+    )
+    data_dir: str = option(
+        "", "folder with the splits, or (validate.py) the ImageFolder itself", free=True
+    )
+    train_split: str = option("train", "folder of the training split, below data_dir")
+    val_split: str = option("val", "folder of the validation split, below data_dir")
+    train_list: str = option("", "list file of the training split (dataset: list)")
+    val_list: str = option("", "list file of the validation split (dataset: list)")
+    crop_pct: float = option(
+        0.875, "evaluation: the crop's share of the resized image", above=0, at_most=1
+    )
+    mean: tuple[float, ...] = option((0.485, 0.456, 0.406), "mean per channel, pixels in [0, 1]")
+    std: tuple[float, ...] = option(
+        (0.229, 0.224, 0.225), "standard deviation per channel, pixels in [0, 1]"
+    )
+    num_parallel_workers: int = option(
+        8, "workers that decode and augment (capped at the machine's cores)", at_least=1, free=True
+    )
+    python_multiprocessing: bool = option(
+        False, "decode and augment in processes instead of threads", free=True
+    )
+    skip_bad_images: bool = option(
+        False, "log and count unreadable images instead of stopping at the first"
+    )
+
+
+@dataclass(frozen=True)
+class AugmentationSection:
+    """augmentation"""
+
+    scale: tuple[float, ...] = option(
+        (0.08, 1.0), "random resized crop: range of the area, as a share of the image's"
+    )
+    ratio: tuple[float, ...] = option(
+        (3 / 4, 4 / 3), "random resized crop: range of width / height"
+    )
+    interpolation: str = option(
+        "bicubic", "of the random resized crop", choices=("bicubic", "bilinear", "random")
+    )
+    hflip: float = option(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
+    auto_augment: str = option(
+        "", "RandAugment policy in timm's words, such as rand-m9-mstd0.5-inc1; empty: none"
+    )
+    color_jitter: float = option(
+        0.0,
+        "strength of brightness, contrast and saturation jitter (as timm: ignored with "
+        "auto_augment)",
+        at_least=0,
+        at_most=1,
+    )
+    re_prob: float = option(0.0, "probability of random erasing", at_least=0, at_most=1)
+    re_mode: str = option(
+        "pixel",
+        "what an erased area is filled with: zeros, one random colour, or random pixels",
+        choices=("const", "rand", "pixel"),
+    )
+    re_count: int = option(1, "most areas erased in one image", at_least=1)
+    mixup: float = option(0.0, "alpha of mixup; 0: off", at_least=0)
+    cutmix: float = option(0.0, "alpha of cutmix; 0: off", at_least=0)
+    mixup_prob: float = option(
+        1.0, "probability of mixing at all (mixup or cutmix)", at_least=0, at_most=1
+    )
+    mixup_switch_prob: float = option(
+        0.5, "probability of cutmix where both are on", at_least=0, at_most=1
+    )
+    mixup_mode: str = option(
+        "batch",
+        "one mix for the whole batch, per pair of images, or per image",
+        choices=("batch", "pair", "elem"),
+    )
+    label_smoothing: float = option(
+        0.0, "share of the target spread over all classes", at_least=0, at_most=0.99
+    )
+
+
+@dataclass(frozen=True)
+class OptimisationSection:
+    """optimisation (AdamW)"""
+
+    batch_size: int = option(
+        128, "images per rank and micro-batch", at_least=1, free=True
+    )  # free: what must not change is the global batch, checked on resuming
+    gradient_accumulation_steps: int = option(
+        1, "micro-batches per optimizer step", at_least=1, free=True
+    )
+    betas: tuple[float, ...] = option((0.9, 0.999), "decay of the two moments")
+    eps: float = option(1e-8, "added to the root of the second moment", above=0)
+    weight_decay: float = option(
+        0.05, "decoupled decay; none on biases, 1-d parameters and pos_block.*", at_least=0
+    )
+    clip_grad: float = option(5.0, "largest global norm of the gradient; 0: no limit", at_least=0)
+    layer_decay: float = option(
+        1.0, "factor of the learning rate per block, counted from the head", above=0, at_most=1
+    )
+    freeze_backbone: bool = option(False, "train the classifier (head.*) only")
+    ema: bool = option(False, "keep and evaluate a moving average of the weights")
+    ema_decay: float = option(0.9999, "decay of the average per step", above=0, at_most=0.999999)
+    amp_level: str = option(
+        "O0",
+        "fp16: O0 none; O1 matrix products; O2 everything but norms, softmax and the loss; O3 "
+        "everything but the loss",
+        choices=("O0", "O1", "O2", "O3"),
+    )
+    loss_scale: float = option(
+        65536.0, "initial dynamic loss scale (amp_level O1 to O3)", at_least=1
+    )
+    loss_scale_window: int = option(
+        2000, "finite steps in a row after which the loss scale doubles", at_least=1
+    )
+
+
+@dataclass(frozen=True)
+class ScheduleSection:
+    """schedule"""
+
+    epoch_size: int = option(300, "number of epochs", at_least=1)
+    scheduler: str = option(
+        "cosine",
+        "cosine: per step; cosine_per_epoch: the authors', a step per epoch, one epoch late",
+        choices=("cosine", "cosine_per_epoch"),
+    )
+    lr: float = option(5e-4, "peak learning rate (see lr_reference_batch)", above=0)
+    lr_reference_batch: int = option(
+        0, "if not 0, lr is multiplied by global batch / lr_reference_batch", at_least=0
+    )
+    min_lr: float = option(1e-5, "learning rate at the end", at_least=0)
+    warmup_lr: float = option(1e-6, "learning rate at the start", at_least=0)
+    warmup_epochs: int = option(5, "epochs of linear warmup", at_least=0)
+
+
+@dataclass(frozen=True)
+class RuntimeSection:
+    """runtime"""
+
+    device_target: str = option("CPU", "where to run", choices=("CPU", "GPU", "Ascend"), free=True)
+    distribute: bool = option(
+        True, "use the ranks that mpirun or msrun started (a lone process is one rank)", free=True
+    )
+    seed: int = option(0, "seed of the weights, the sampling and every augmentation", at_least=0)
+    eval_batch_size: int = option(
+        0,
+        "images per rank in evaluation; 0: one and a half times batch_size",
+        at_least=0,
+        free=True,
+    )
+
+
+@dataclass(frozen=True)
+class OutputSection:
+    """output"""
+
+    output_dir: str = option(
+        "", "folder of log, curve and checkpoints; empty: outputs/<name of the config>", free=True
+    )
+    log_interval: int = option(
+        50, "steps between lines of steps.jsonl and of the screen", at_least=1, free=True
+    )
+    val_interval: int = option(1, "epochs between evaluations", at_least=1, free=True)
+    save_every_epochs: int = option(1, "epochs between checkpoints", at_least=1, free=True)
+    save_every_steps: int = option(
+        0, "also save after every so many steps; 0: only at epochs", at_least=0, free=True
+    )
+    keep_checkpoint_max: int = option(
+        3, "newest checkpoints that are kept, beside the best", at_least=1, free=True
+    )
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """train.py only"""
+
+    resume: str = option(
+        "",
+        "continue from a checkpoint; without a value: from the newest one in output_dir",
+        free=True,
+        bare="auto",
+    )
+    overwrite: bool = option(False, "start over in an output_dir that holds a run", free=True)
+    max_steps: int = option(
+        0,
+        "stop (and save) after this many steps of the whole run; 0: at the end",
+        at_least=0,
+        free=True,
+    )
+    dry_run: bool = option(
+        False, "build everything, run one step, report time and memory, write nothing", free=True
+    )
+    summary: bool = option(False, "print the model's summary and exit", free=True)
+
+
+@dataclass(frozen=True)
+class ValidateSection:
+    """validate.py only"""
+
+    output_json: str = option("", "also write the result to this file", free=True)
+    summary: bool = option(False, "print the model's summary and exit", free=True)
+
+
+@dataclass(frozen=True)
+class InferSection:
+    """infer.py only"""
+
+    images: str = option("", "an image, or a folder of images", free=True)
+    top_k: int = option(5, "how many classes to show for each image", at_least=1, free=True)
+    class_names: str = option("", "text file with a class name per line", free=True)
+    output_json: str = option("", "also write the result to this file", free=True)
+    output_png: str = option("", "draw the images with their classes", free=True)
+
+
+@dataclass(frozen=True)
+class Config(
+    OutputSection,
+    RuntimeSection,
+    ScheduleSection,
+    OptimisationSection,
+    AugmentationSection,
+    DataSection,
+    ModelSection,
+):
+    """A recipe: everything that a YAML file may state."""
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "ratio", "betas"):
+            low_high = getattr(self, name)
+            if len(low_high) != 2:
+                raise UserError(f"{name} must be two numbers, not {_show(low_high)}")
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise UserError(f"{name} must be a range 0 < low <= high, not {low},{high}")
+        if not all(0 < beta < 1 for beta in self.betas):
+            raise UserError(f"betas must lie between 0 and 1, not {_show(self.betas)}")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != 3:
+                raise UserError(
+                    f"{name} must be three numbers, one per channel, not "
+                    f"{_show(getattr(self, name))}"
+                )
+        if min(self.std) <= 0:
+            raise UserError(f"std must be above 0, not {_show(self.std)}")
+        if self.warmup_epochs >= self.epoch_size:
+            raise UserError(
+                f"warmup_epochs ({self.warmup_epochs}) must be fewer than epoch_size "
+                f"({self.epoch_size})"
+            )
+        if self.drop_head and not self.ckpt_path:
+            raise UserError("drop_head needs ckpt_path, the checkpoint whose head is left out")
+        if self.dataset == "list" and not self.val_list:
+            raise UserError("dataset: list needs val_list (and train_list to train)")
+
+
+@dataclass(frozen=True)
+class TrainConfig(TrainSection, Config):
+    """What train.py takes."""
+
+
+@dataclass(frozen=True)
+class ValidateConfig(ValidateSection, Config):
+    """What validate.py takes."""
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+@dataclass(frozen=True)
+class InferConfig(InferSection, Config):
+    """What infer.py takes."""
+
+
+def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) -> AnyConfig:
+    """Read the configuration of a script from its arguments.
+
+    Args:
+        cls: TrainConfig, ValidateConfig or InferConfig.
+        argv: arguments without the program's name.
+        description: first lines of `--help`.
+
+    Raises:
+        UserError: names the file (or the command line), the key and what is wrong.
+    """
+    parser = _parser(cls, description)
+    known, rest = parser.parse_known_args(list(argv))
+    for word in rest:
+        if word.startswith("-"):
+            flags = [f"--{name}" for name in _options(cls)]
+            raise UserError(f"command line: unknown flag {_nearest(word.split('=')[0], flags)}")
+        raise UserError(f"command line: {word!r} belongs to no flag")
+    given = vars(known)
+    path = given.pop("config", None)
+    values = read_yaml(cls, Path(path)) if path else {}
+    if path:
+        values.setdefault("output_dir", f"outputs/{Path(path).stem}")
+    for name, value in given.items():
+        values[name] = _convert(cls, name, value, f"command line: --{name}")
+    values.setdefault("output_dir", "outputs/run")
+    return cls(**values)
+
+
+def read_yaml(cls: type[Config], path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The checked values that a YAML file and the files it is based on state.
+
+    `derived` are the files that are based on this one.
+    """
+    if path.resolve() in derived:
+        raise UserError(f"{path}: is based on itself")
+    if not path.is_file():
+        raise UserError(f"{path}: no such configuration file")
+    try:
+        stated = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(stated, dict):
+        raise UserError(f"{path}: must be lines of `key: value`, not a {type(stated).__name__}")
+    base = stated.pop("base", None)
+    values = {}
+    if base:
+        values = read_yaml(cls, path.parent / str(base), (*derived, path.resolve()))
+    for name, value in stated.items():
+        if name not in _options(cls):
+            known = [*_options(cls), "base"]
+            raise UserError(f"{path}: unknown key {_nearest(str(name), known)}")
+        values[name] = _convert(cls, name, value, f"{path}: {name}")
+    return values
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The recipe as plain JSON values, as checkpoints store it (flags of one script left out)."""
+    return {name: _plain(getattr(config, name)) for name in _options(Config)}
+
+
+def config_diff(
+    old: Mapping[str, Any], new: Mapping[str, Any]
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
+    """What two recipes (from `as_dict`) state differently, as {key: (old, new)}.
+
+    Returns:
+        The differences that change what is learned, and those that do not.
+    """
+    options = _options(Config)
+    differing = {
+        name: (old.get(name), new.get(name))
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    }
+    free = {n: v for n, v in differing.items() if n in options and options[n].metadata["free"]}
+    return {n: v for n, v in differing.items() if n not in free}, free
+
+
+def sections(cls: type[Config]) -> list[type]:
+    """The section classes that make up a configuration, in the order of the help."""
+    return [base for base in reversed(cls.__mro__) if base.__name__.endswith("Section")]
+
+
+def _options(cls: type[Config]) -> dict[str, Field]:
+    return {item.name: item for item in fields(cls)}
+
+
+def _parser(cls: type[Config], description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        description=description,
+        usage="%(prog)s [-h] [-c YAML] [--key value ...]",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-c", "--config", metavar="YAML", help="recipe, such as configs/*.yaml")
+    types = get_type_hints(cls)
+    for section in sections(cls):
+        group = parser.add_argument_group(section.__doc__)
+        for item in fields(section):
+            bare = True if types[item.name] is bool else item.metadata["bare"]
+            group.add_argument(
+                f"--{item.name}",
+                metavar=_type_name(types[item.name]).upper(),
+                help=_help(item),
+                **({"nargs": "?", "const": bare} if bare is not None else {}),
+            )
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}")
+
+
+def _help(item: Field) -> str:
+    choices = item.metadata["choices"]
+    among = f" ({', '.join(choices)})" if choices and choices[0] not in item.metadata["doc"] else ""
+    assert item.default is not MISSING
+    return f"{item.metadata['doc']}{among} [{_show(item.default)}]".replace("%", "%%")
+
+
+def _convert(cls: type[Config], name: str, value: Any, where: str) -> Any:
+    """A value from YAML or the command line as the option's type, checked."""
+    wanted = get_type_hints(cls)[name]
+    meta = _options(cls)[name].metadata
+    try:
+        value = _cast(wanted, value)
+    except (TypeError, ValueError):
+        raise UserError(f"{where} must be {_type_name(wanted)}, not {value!r}") from None
+    if meta["choices"] and value not in (*meta["choices"], _options(cls)[name].default):
+        raise UserError(f"{where} must be one of {', '.join(meta['choices'])}, not {value!r}")
+    for bound, holds, words in (
+        ("at_least", lambda limit: value >= limit, "at least"),
+        ("at_most", lambda limit: value <= limit, "at most"),
+        ("above", lambda limit: value > limit, "above"),
+    ):
+        if meta[bound] is not None and not holds(meta[bound]):
+            raise UserError(f"{where} must be {words} {meta[bound]:g}, not {value}")
+    return value
+
+
+def _cast(wanted: Any, value: Any) -> Any:
+    if get_origin(wanted) is tuple:
+        items = value.split(",") if isinstance(value, str) else value
+        return tuple(_cast(get_args(wanted)[0], item) for item in items)
+    if wanted is bool:
+        if isinstance(value, str):
+            value = {"true": True, "false": False}.get(value.lower(), value)
+        if not isinstance(value, bool):
+            raise ValueError(value)
+        return value
+    if isinstance(value, bool):  # a bool is an int to Python, but not to a recipe
+        raise ValueError(value)
+    if wanted is str:
+        if not isinstance(value, str):
+            raise ValueError(value)
+        return value
+    if wanted is int and isinstance(value, float):  # 0.5 would become 0
+        raise ValueError(value)
+    if not isinstance(value, int | float | str):
+        raise ValueError(value)
+    number = wanted(value)  # YAML 1.1 reads 1e-3 as text: numbers may arrive as text
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(value)
+    return number
+
+
+def _type_name(wanted: Any) -> str:
+    if get_origin(wanted) is tuple:
+        return "numbers"
+    return {int: "integer", float: "number", str: "text", bool: "true|false"}[wanted]
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_show(item) for item in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) or "none"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

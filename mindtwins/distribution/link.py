@@ -1,0 +1,204 @@
+"""A rank's connection to the keeper of its job."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from typing import NoReturn
+
+from mindtwins.distribution.messages import Channel, Message, candidate_ports
+from mindtwins.distribution.place import Place
+from mindtwins.errors import UserError
+
+CONNECT_SECONDS = 120.0
+# After another rank's failure: how long until this one must have noticed by itself, and then how
+# long it may take to save what it has.
+NOTICE_SECONDS = 10.0
+FAREWELL_SECONDS = 40.0
+
+
+class RankLost(UserError):
+    """Another rank failed; the message names it and says why. It has been printed already.
+
+    Attributes:
+        is_reporter: this is the lowest of the ranks that are left, which speaks for all of them.
+    """
+
+    def __init__(self, message: str, is_reporter: bool) -> None:
+        super().__init__(message)
+        self.is_reporter = is_reporter
+
+
+class Link:
+    """Connects a rank to the others, for exchanging bytes and for ending together.
+
+    A thread listens. When another rank has failed, the next (or present) `exchange` raises
+    `RankLost`; should there be none soon, because MindSpore waits for the lost rank in a gradient
+    reduction, the thread ends the process.
+
+    Args:
+        place: this process among those of the job.
+
+    Raises:
+        UserError: no keeper was found.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._channel, welcome = _connect(place)
+        self.scheduler: tuple[str, int] | None = welcome.fields["scheduler"]
+        self._scheduler_listens = threading.Event()
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._verdict: Message | None = None
+        self._judged = threading.Event()
+        self._noticed = threading.Event()
+        self._closed = threading.Event()
+        self._has_failed = self._is_leaving = False
+        threading.Thread(target=self._listen, name="link", daemon=True).start()
+
+    @property
+    def rank(self) -> int:
+        return self.place.rank
+
+    @property
+    def size(self) -> int:
+        return self.place.size
+
+    def exchange(self, label: str, payload: bytes = b"") -> list[bytes]:
+        """Give every rank this one's bytes and get those of all, in the order of the ranks.
+
+        Every rank has to call it, with the same label. It returns when the last one has.
+
+        Raises:
+            RankLost: another rank failed.
+        """
+        if self._verdict is None:
+            self._channel.send("exchange", payload, label=label)
+            message = self._inbox.get()
+        else:
+            message = None
+        if message is None:
+            self._noticed.set()
+            raise self._loss()
+        parts, start = [], 0
+        for length in message.fields["lengths"]:
+            parts.append(message.payload[start : start + length])
+            start += length
+        return parts
+
+    def wait_for_scheduler(self) -> None:
+        """Wait until MindSpore's scheduler listens.
+
+        Raises:
+            RankLost: the scheduler or another rank failed.
+        """
+        while not self._scheduler_listens.wait(0.1):
+            if self._judged.is_set():
+                self._noticed.set()
+                raise self._loss()
+
+    def fail(self, reason: str) -> bool:
+        """Tell the others that, and why, this rank cannot go on.
+
+        Returns:
+            Whether this rank has to report the reason: no if a lower one does with the same words.
+        """
+        self._noticed.set()
+        if self._judged.is_set():  # too late to be part of the verdict
+            return reason not in self._verdict.fields["message"]
+        self._has_failed = True
+        self._channel.send("failed", reason=reason)
+        self._judged.wait(FAREWELL_SECONDS)
+        return self._verdict is None or self._verdict.fields["speaks"]
+
+    def linger(self) -> None:
+        """Wait for the survivors of this rank's failure: it must not be the first to exit."""
+        self._closed.wait(FAREWELL_SECONDS)
+
+    def leave(self) -> None:
+        """Wait for all ranks to be done, and say that this one ends because it is.
+
+        Raises:
+            RankLost: another rank failed.
+        """
+        self.exchange("the end")
+        self._is_leaving = True
+        self._channel.send("leave")
+
+    def _listen(self) -> None:
+        while True:
+            message = self._channel.receive()
+            if message is None:
+                break
+            if message.kind == "exchanged":
+                self._inbox.put(message)
+            elif message.kind == "scheduler":
+                self._scheduler_listens.set()
+            elif message.kind == "verdict":
+                self._take(message)
+        self._closed.set()
+        if not self._is_leaving and self._verdict is None:
+            reason = "the job's keeper is gone: its process or its machine died"
+            self._take(Message("verdict", {"message": reason, "speaks": True}))
+
+    def _take(self, verdict: Message) -> None:
+        self._verdict = verdict
+        if verdict.fields["speaks"] and not self._has_failed:
+            # Now, not when this rank comes to an end: a launcher may kill it within the second.
+            print(f"error: {self._loss()}", file=sys.stderr, flush=True)
+        self._judged.set()
+        self._inbox.put(None)
+        threading.Thread(target=self._see_to_end, name="end", daemon=True).start()
+
+    def _see_to_end(self) -> None:
+        if self._noticed.wait(NOTICE_SECONDS):
+            time.sleep(FAREWELL_SECONDS)
+        end_process(1)
+
+    def _loss(self) -> RankLost:
+        return RankLost(self._verdict.fields["message"], self._verdict.fields["speaks"])
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process now.
+
+    MindSpore's own way out takes leave of its scheduler for several seconds, and after a failure
+    waits for the ranks that are lost.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _connect(place: Place) -> tuple[Channel, Message]:
+    """Find the keeper among the ports on which it may listen."""
+    give_up = time.monotonic() + CONNECT_SECONDS
+    while True:
+        for port in candidate_ports(place.job):
+            try:
+                channel = Channel(socket.create_connection((place.host, port), timeout=2))
+            except OSError:
+                continue
+            channel.send(
+                "hello",
+                job=place.job,
+                rank=place.rank,
+                process=os.getpid(),
+                machine=socket.gethostname(),
+            )
+            welcome = channel.receive()
+            if welcome is not None and welcome.kind == "welcome":
+                channel.set_timeout(None)
+                return channel, welcome
+            channel.close()
+        if time.monotonic() > give_up:
+            raise UserError(
+                f"rank {place.rank} found no rank 0 at {place.host}, ports "
+                f"{candidate_ports(place.job)}: check that rank 0 started and that no firewall is "
+                "between them"
+            )
+        time.sleep(0.1)

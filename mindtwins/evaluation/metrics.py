@@ -1,0 +1,73 @@
+"""Top-1, top-5 and loss, from scores per image: exact however the images are batched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Result of an evaluation.
+
+    Attributes:
+        top1: percentage of images whose label has the highest logit.
+        top5: percentage whose label is among the five highest (among all, if there are fewer).
+        loss: mean cross entropy.
+        images: number of images that counted.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+
+
+class ImageScores:
+    """Place of the label and cross entropy of every image of a set, added batch by batch.
+
+    Attributes:
+        place: int64 (images,): how many classes come before the label; -1 for images not seen.
+        loss: float64 (images,).
+    """
+
+    def __init__(self, images: int) -> None:
+        self.place = np.full(images, -1)
+        self.loss = np.zeros(images)
+
+    def add(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Take in logits (n, classes) and labels (n,) of the images `index` (n,).
+
+        Among equal logits the lower class comes first.
+        """
+        logits = logits.astype(np.float64)
+        of_label = np.take_along_axis(logits, labels[:, None], 1)
+        before = np.arange(logits.shape[1]) < labels[:, None]
+        # Written so that a NaN counts as before the label: it is never right.
+        ahead = ~((logits < of_label) | ((logits == of_label) & ~before))
+        self.place[index] = ahead.sum(1)
+        highest = logits.max(1)
+        normaliser = highest + np.log(np.exp(logits - highest[:, None]).sum(1))
+        self.loss[index] = normaliser - of_label[:, 0]
+
+    def to_bytes(self) -> bytes:
+        """The images seen so far, for `add_bytes` of another process."""
+        seen = np.flatnonzero(self.place >= 0)
+        return b"".join(a.tobytes() for a in (seen, self.place[seen], self.loss[seen]))
+
+    def add_bytes(self, data: bytes) -> None:
+        """Take in what another process has seen."""
+        index, place, loss = np.split(np.frombuffer(data, np.int64), 3)
+        self.place[index] = place
+        self.loss[index] = loss.view(np.float64)
+
+    def metrics(self) -> Metrics:
+        """Metrics over the images seen so far; sums are exact, so their order does not matter."""
+        seen = self.place >= 0
+        images = int(seen.sum())
+        if not images:
+            raise ValueError("no image was evaluated")
+        top1, top5 = (100 * int((self.place[seen] < k).sum()) / images for k in (1, 5))
+        return Metrics(top1, top5, math.fsum(self.loss[seen]) / images, images)

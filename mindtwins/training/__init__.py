@@ -1,0 +1,1 @@
+"""Training: the recipe's mathematics, the compiled step, the loop, and exact continuation."""

@@ -1,0 +1,105 @@
+"""Everything that changes while training, and how one step changes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from mindspore import nn
+
+from mindtwins.checkpoint import Checkpoint, load_into
+from mindtwins.config import Config
+from mindtwins.data import TrainingBatch
+from mindtwins.training.drop_path import draw_keep
+from mindtwins.training.ema import MovingAverage
+from mindtwins.training.groups import parameter_groups
+from mindtwins.training.loss_scale import LossScale
+from mindtwins.training.optimizer import AdamW
+from mindtwins.training.step import MicroBatch, StepResult, TrainStep
+
+
+class Learner:
+    """A model, its optimizer, loss scale and moving average.
+
+    Attributes:
+        model: the classifier.
+        average: moving average of its weights; None without one.
+        loss_scale: constantly 1 at amp_level O0.
+        n_parameters: number of weights of the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Cell,
+        config: Config,
+        global_batch: int,
+        reducer: nn.Cell | None = None,
+    ) -> None:
+        self.model = model
+        self.n_parameters = sum(math.prod(p.shape) for p in model.get_parameters())
+        self.loss_scale = LossScale(
+            config.loss_scale, config.loss_scale_window, dynamic=config.amp_level != "O0"
+        )
+        groups = parameter_groups(
+            model, config.weight_decay, config.layer_decay, config.freeze_backbone
+        )
+        self._optimizer = AdamW(groups, config.betas, config.eps)
+        self.average = MovingAverage(model, config.ema_decay) if config.ema else None
+        self._step = TrainStep(
+            model,
+            self._optimizer,
+            self.loss_scale,
+            config.clip_grad,
+            config.gradient_accumulation_steps,
+            reducer,
+        )
+        self._seed = config.seed
+        self._global_batch = global_batch
+        self._rates = model.drop_path_rates if config.drop_path_rate > 0 else None
+
+    def step(self, batches: Sequence[TrainingBatch], lr: float) -> StepResult:
+        """Make one optimizer step with all its micro-batches."""
+        result = self._step([self._inputs(batch) for batch in batches], lr)
+        if self.average is not None:
+            self.average()
+        return result
+
+    def _inputs(self, batch: TrainingBatch) -> MicroBatch:
+        keep = None
+        if self._rates is not None:
+            keep = draw_keep(
+                self._rates, self._seed, batch.step, batch.positions, self._global_batch
+            )
+        return MicroBatch(batch.images, batch.targets, keep)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The model's weights, by name."""
+        return {p.name: p.asnumpy() for p in self.model.get_parameters()}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that an exact continuation needs: weights, optimizer, loss scale and average."""
+        return {p.name: p.asnumpy() for p in self._everything().get_parameters()}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over the state that a checkpoint holds.
+
+        Raises:
+            UserError: it is not the state of such a learner.
+        """
+        load_into(self._everything(), checkpoint)
+
+    def _everything(self) -> nn.Cell:
+        parts = [self.model, self._optimizer, self.loss_scale]
+        if self.average is not None:
+            parts.append(self.average)
+        return _Parts(parts)
+
+
+class _Parts(nn.Cell):
+    """Cells side by side, their parameters' names unchanged."""
+
+    def __init__(self, parts: Sequence[nn.Cell]) -> None:
+        super().__init__(auto_prefix=False)
+        for number, part in enumerate(parts):
+            setattr(self, f"part{number}", part)

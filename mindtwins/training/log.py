@@ -1,0 +1,87 @@
+"""The log of a run: JSON lines per epoch and per step, and its curve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from mindtwins.errors import UserError
+from mindtwins.files import atomic_write
+
+
+class RunLog:
+    """`log.jsonl` has a line per epoch with the keys of the authors' logs, `steps.jsonl` per step.
+
+    Args:
+        folder: where the files are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.epochs = folder / "log.jsonl"
+        self.steps = folder / "steps.jsonl"
+        self.curve = folder / "curve.png"
+
+    def rewind(self, epoch: int, step: int) -> None:
+        """Forget what was logged from `epoch` and `step` on: it will be done again."""
+        _keep_lines(self.epochs, lambda record: record["epoch"] < epoch)
+        _keep_lines(self.steps, lambda record: record["step"] < step)
+
+    def add_epoch(self, **record: float) -> None:
+        """Log an epoch and draw the curve anew."""
+        _append(self.epochs, record)
+        self._draw()
+
+    def add_step(self, **record: float) -> None:
+        """Log a step."""
+        _append(self.steps, record)
+
+    def _draw(self) -> None:
+        from matplotlib.figure import Figure  # a second to import: only rank 0 needs it
+
+        records = [json.loads(line) for line in self.epochs.read_text().splitlines()]
+        evaluated = [record for record in records if "test_acc1" in record]
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        loss, accuracy = figure.subplots(1, 2)
+        loss.plot([r["epoch"] for r in records], [r["train_loss"] for r in records], label="train")
+        loss.plot(
+            [r["epoch"] for r in evaluated], [r["test_loss"] for r in evaluated], label="test"
+        )
+        loss.set(xlabel="epoch", ylabel="loss")
+        loss.legend()
+        for key, label in (
+            ("test_acc1", "top-1"),
+            ("test_acc5", "top-5"),
+            ("test_acc1_ema", "top-1, moving average"),
+        ):
+            points = [(r["epoch"], r[key]) for r in evaluated if key in r]
+            if points:
+                accuracy.plot(*zip(*points, strict=True), label=label)
+        accuracy.set(xlabel="epoch", ylabel="test accuracy in %")
+        if evaluated:
+            accuracy.legend()
+        with atomic_write(self.curve) as file:
+            figure.savefig(file, format="png", dpi=120)
+
+
+def _append(path: Path, record: dict) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _keep_lines(path: Path, wanted: Callable[[dict], bool]) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # cut short by a crash
+            continue
+        if wanted(record):
+            kept.append(line + "\n")
+    with atomic_write(path) as file:
+        file.write("".join(kept).encode())

@@ -1,0 +1,394 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import mindspore as ms
+from tqdm import tqdm
+
+from mindtwins.checkpoint import load_checkpoint, save_checkpoint
+from mindtwins.config import TrainConfig
+from mindtwins.data import TrainingBatch, check_same_classes
+from mindtwins.distribution.link import RankLost
+from mindtwins.errors import UserError
+from mindtwins.evaluation import Evaluator, build_model, evaluation_loader, find_images, use_device
+from mindtwins.training.build import training_loader
+from mindtwins.training.checkpoints import CheckpointFolder
+from mindtwins.training.distributed import World, join_world
+from mindtwins.training.learner import Learner
+from mindtwins.training.log import RunLog
+from mindtwins.training.resume import check_continuation, run_identity
+from mindtwins.training.schedule import create_schedule
+from mindtwins.training.step import StepResult
+from mindtwins.training.stop import StopRequest
+
+# A loss scale below this means that the gradients are broken, not that fp16 is short of range.
+SMALLEST_LOSS_SCALE = 2.0**-10
+FILES_NAMED = 4
+
+
+@dataclass
+class Progress:
+    """Where a run is: beside the learner's tensors, all that a continuation needs.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch_loss: sum of the losses of the current epoch's steps so far.
+        best: highest top-1 in percent so far, of the weights or their average.
+        best_epoch: when that was.
+    """
+
+    step: int = 0
+    epoch_loss: float = 0.0
+    best: float = -1.0
+    best_epoch: int = -1
+
+
+class Trainer:
+    """A training run: everything that it needs is built and checked before the first step.
+
+    Raises:
+        UserError: a mistake in the recipe, the data or the output folder.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        use_device(config)
+        self.world = join_world(config.distribute)
+        train_images, test_images = find_images(config, "train"), find_images(config, "val")
+        check_same_classes(train_images, test_images)
+        self.loader = training_loader(config, train_images, self.world)
+        self.steps_per_epoch = self.loader.steps_per_epoch
+        self.last_step = config.epoch_size * self.steps_per_epoch
+        self.global_batch = self.loader.sampler.global_batch
+        self.schedule = create_schedule(config, self.steps_per_epoch, self.global_batch)
+        self.identity = run_identity(config, train_images, self.global_batch)
+
+        ms.set_seed(config.seed)  # the initial weights
+        model, self.metadata = build_model(config)
+        self.learner = Learner(model, config, self.global_batch, self.world.mean_over_ranks())
+        self.evaluator = Evaluator(
+            model,
+            evaluation_loader(config, test_images, self.world.rank, self.world.size),
+            show_progress=self.world.is_main,
+            exchange=self.world.exchange,
+        )
+        self.progress = Progress()
+        self.folder = Path(config.output_dir)
+        self.checkpoints = CheckpointFolder(self.folder, config.keep_checkpoint_max)
+        self.log = RunLog(self.folder)
+        self._has_compiled = False
+        self._epoch_started, self._epoch_first_step = 0.0, 0
+
+    def train(self) -> None:
+        """Train from where the run is to its end, to `max_steps`, or to a signal."""
+        self._prepare_folder()
+        self._check_same_start()
+        self.introduce()
+        stop_at = min(self.config.max_steps or self.last_step, self.last_step)
+        with StopRequest() as request:
+            for batches in self.step_batches(self.progress.step, stop_at):
+                signal = self._agreed_signal(request)
+                if signal == 0:
+                    self.train_step(batches)
+                    if self.progress.step % self.steps_per_epoch == 0:
+                        self._finish_epoch()
+                stops = self.progress.step == stop_at or signal != 0
+                if stops or self._save_is_due():
+                    self._save()
+                if stops:
+                    break
+        if self.progress.step == self.last_step:
+            self._finish()
+            return
+        self.say(self._how_to_continue())
+        if signal != 0:
+            sys.exit(128 + signal)
+
+    def introduce(self) -> None:
+        """Say what is going to be trained, and how."""
+        config = self.config
+        self.say(
+            f"{self.metadata['variant']}: {self.learner.n_parameters:,} parameters, "
+            f"{config.num_classes} classes, {config.image_size} x {config.image_size} pixels, "
+            f"{config.device_target}, amp_level {config.amp_level}"
+        )
+        self.say(
+            f"{len(self.loader.dataset)} training images, {config.epoch_size} epochs of "
+            f"{self.steps_per_epoch} steps; global batch {self.global_batch} = "
+            f"{config.batch_size} images x {self.world.size} ranks x "
+            f"{config.gradient_accumulation_steps} micro-batches"
+        )
+        if config.lr_reference_batch:
+            self.say(
+                f"peak learning rate {self.schedule.peak:g} = {config.lr:g} x global batch "
+                f"{self.global_batch} / {config.lr_reference_batch}"
+            )
+
+    # Before the first step
+
+    def _prepare_folder(self) -> None:
+        """Continue a run, start over, or make sure that none is overwritten."""
+        if self.config.resume:
+            self._resume()
+        elif self.config.overwrite:
+            if self.world.is_main:
+                for path in self._files_of_a_run():
+                    path.unlink()
+        elif self._files_of_a_run():
+            raise UserError(
+                f"{self.folder} already holds a run: continue it with --resume, start over with "
+                "--overwrite, or choose another --output_dir"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot create {self.folder}: {error.strerror}") from error
+
+    def _files_of_a_run(self) -> list[Path]:
+        patterns = ("*.jsonl", "curve.png", "best.ckpt", "final*.ckpt", "step_*.ckpt")
+        return [path for pattern in patterns for path in self.folder.glob(pattern)]
+
+    def _resume(self) -> None:
+        if self.config.resume == "auto":
+            checkpoint, problems = self.checkpoints.newest()
+            for problem in problems:
+                self.say(f"notice: {problem}; going back to the checkpoint before it")
+            if checkpoint is None:
+                self.say(f"nothing to continue in {self.folder}: starting from the beginning")
+                self._rewind_log()
+                return
+        else:
+            checkpoint = load_checkpoint(self.config.resume)
+        for notice in check_continuation(checkpoint, self.identity):
+            self.say(f"notice: {notice}")
+        self.learner.restore(checkpoint)
+        self.progress = Progress(**checkpoint.metadata["progress"])
+        self._rewind_log()
+        self.say(f"continuing from {checkpoint.path}, after step {self.progress.step}")
+
+    def _rewind_log(self) -> None:
+        if self.world.is_main:
+            self.log.rewind(self.progress.step // self.steps_per_epoch, self.progress.step)
+
+    def _check_same_start(self) -> None:
+        """Make sure that all ranks start from the same state and data, and wait for them.
+
+        Nothing is written before: a rank that is still looking would find files of this run.
+        """
+        if self.world.size == 1:
+            return
+        state = hashlib.sha256()
+        for name, tensor in self.learner.state().items():
+            state.update(name.encode() + tensor.tobytes())
+        for what, here in (
+            ("recipe or data", json.dumps(self.identity, sort_keys=True).encode()),
+            ("progress", json.dumps(asdict(self.progress)).encode()),
+            ("weights or optimizer state", state.digest()),
+        ):
+            first, *others = self.world.exchange(what, here)
+            for rank, there in enumerate(others, start=1):
+                if there != first:
+                    raise UserError(
+                        f"rank {rank} starts with another {what} than rank 0: all ranks need the "
+                        "same files under the same paths"
+                    )
+
+    def _agreed_signal(self, request: StopRequest) -> int:
+        """The signal that came to any of the ranks, 0 for none: they stop after the same step.
+
+        Every rank comes here once per step, with its batch in hand. When one does not, the others
+        are not yet waiting for its gradients, and still have the state after the last step.
+        """
+        try:
+            return self.world.largest(f"step {self.progress.step}", request.signal or 0)
+        except RankLost as loss:
+            if loss.is_reporter:
+                self._write_checkpoint()
+                tqdm.write(self._how_to_continue())
+            raise
+
+    def _how_to_continue(self) -> str:
+        return (
+            f"stopped after step {self.progress.step} of {self.last_step}; continue with: "
+            f"{_command(self.world)} --resume"
+        )
+
+    # Steps
+
+    def step_batches(self, start: int, stop: int) -> Iterator[list[TrainingBatch]]:
+        """The micro-batches of each optimizer step in [start, stop), under a bar per epoch."""
+        batches = self.loader.batches(start, stop)
+        while start < stop:
+            epoch, done = divmod(start, self.steps_per_epoch)
+            end = min(start - done + self.steps_per_epoch, stop)
+            with tqdm(
+                desc=f"epoch {epoch}",
+                initial=done * self.global_batch,
+                total=self.steps_per_epoch * self.global_batch,
+                unit=" images",
+                leave=False,
+                disable=None if self.world.is_main else True,
+            ) as bar:
+                self._epoch_started, self._epoch_first_step = time.perf_counter(), start
+                for _ in range(start, end):
+                    yield list(islice(batches, self.config.gradient_accumulation_steps))
+                    bar.update(self.global_batch)
+            start = end
+
+    def train_step(self, batches: list[TrainingBatch]) -> None:
+        """Make the next optimizer step."""
+        step = self.progress.step
+        lr = self.schedule(step)
+        started = time.perf_counter()
+        if not self._has_compiled:
+            self.say("compiling the training step ...")
+        result = self.learner.step(batches, lr)
+        if not self._has_compiled:
+            self._has_compiled = True
+            self.say(f"compiled; the first step took {time.perf_counter() - started:.0f} s")
+            # The epoch's images/s leave the compilation out.
+            self._epoch_started, self._epoch_first_step = time.perf_counter(), step + 1
+        scale = self.learner.loss_scale.scale.asnumpy().item()
+        self._check_finite(result, lr, scale, batches)
+        self.progress.epoch_loss += result.loss
+        self.progress.step += 1
+        if self.world.is_main and step % self.config.log_interval == 0:
+            norm = result.norm if result.finite else None
+            self.log.add_step(
+                step=step, train_loss=result.loss, train_lr=lr, grad_norm=norm, loss_scale=scale
+            )
+
+    def _check_finite(
+        self, result: StepResult, lr: float, scale: float, batches: list[TrainingBatch]
+    ) -> None:
+        skippable = self.learner.loss_scale.dynamic and scale >= SMALLEST_LOSS_SCALE
+        if math.isfinite(result.loss) and (result.finite or skippable):
+            return
+        files = [self.loader.dataset.paths[i] for batch in batches for i in batch.index]
+        everyones = self.world.exchange("files", json.dumps(files).encode())
+        files = [path for part in everyones for path in json.loads(part)]
+        listing = self.folder / f"non_finite_step_{self.progress.step}.txt"
+        if self.world.is_main and self.folder.is_dir():
+            listing.write_text("".join(f"{path}\n" for path in files))
+        raise UserError(
+            f"step {self.progress.step} is not finite: loss {result.loss:g}, gradient norm "
+            f"{result.norm:g}, learning rate {lr:g}, loss scale {scale:g}; its weights were not "
+            f"saved; its images are listed in {listing}: {', '.join(files[:FILES_NAMED])}, ..."
+        )
+
+    # Between steps
+
+    def _finish_epoch(self) -> None:
+        progress, config = self.progress, self.config
+        epoch = progress.step // self.steps_per_epoch - 1
+        seconds = time.perf_counter() - self._epoch_started
+        images = (progress.step - self._epoch_first_step) * self.global_batch
+        record = {
+            "train_lr": self.schedule(progress.step - 1),
+            "train_loss": progress.epoch_loss / self.steps_per_epoch,
+            "epoch": epoch,
+            "n_parameters": self.learner.n_parameters,
+        }
+        progress.epoch_loss = 0.0
+        if (epoch + 1) % config.val_interval == 0 or progress.step == self.last_step:
+            record |= self._evaluate("model", "")
+            if self.learner.average is not None:
+                with self.learner.average.applied():
+                    record |= self._evaluate("ema", "_ema")
+        self.say(_epoch_line(record, images / seconds))
+        if self.world.is_main:
+            self.log.add_epoch(**record)
+
+    def _evaluate(self, weights: str, suffix: str) -> dict[str, float]:
+        """Evaluate the weights that the model has now; keep them if they are the best so far."""
+        metrics = self.evaluator.evaluate()
+        if metrics.top1 > self.progress.best:
+            self.progress.best = metrics.top1
+            self.progress.best_epoch = self.progress.step // self.steps_per_epoch - 1
+            self._save_weights("best.ckpt", weights)
+        return {
+            f"test_loss{suffix}": metrics.loss,
+            f"test_acc1{suffix}": metrics.top1,
+            f"test_acc5{suffix}": metrics.top5,
+        }
+
+    def _save_is_due(self) -> bool:
+        step, config = self.progress.step, self.config
+        epochs, in_epoch = divmod(step, self.steps_per_epoch)
+        if config.save_every_steps and step % config.save_every_steps == 0:
+            return True
+        return in_epoch == 0 and epochs % config.save_every_epochs == 0
+
+    def _save(self) -> None:
+        if self.world.is_main:
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        """Write all that a continuation needs."""
+        metadata = self.metadata | self.identity | {"progress": asdict(self.progress)}
+        self.checkpoints.save(self.progress.step, self.learner.state(), metadata)
+
+    def _save_weights(self, name: str, weights: str) -> None:
+        """Write the model's weights alone, as `create_model` loads them."""
+        if self.world.is_main:
+            trained = {"step": self.progress.step, "weights": weights}
+            path = self.folder / name
+            save_checkpoint(path, self.learner.weights(), self.metadata | {"trained": trained})
+
+    def _finish(self) -> None:
+        self._save_weights("final.ckpt", "model")
+        if self.learner.average is not None:
+            with self.learner.average.applied():
+                self._save_weights("final_ema.ckpt", "ema")
+        self.say(
+            f"done: {self.progress.step} steps, best top-1 {self.progress.best:.2f} % in epoch "
+            f"{self.progress.best_epoch}"
+        )
+        skipped = self.world.total("skipped", self.loader.skipped)
+        if skipped:
+            self.say(f"{skipped} unreadable training images were skipped")
+        for name, what in (
+            ("final.ckpt", "weights at the end"),
+            ("best.ckpt", "weights with the best top-1"),
+            ("log.jsonl", "losses and accuracies per epoch"),
+            ("curve.png", "their curves"),
+        ):
+            self.say(f"  {self.folder / name}  {what}")
+
+    def say(self, text: str) -> None:
+        """Print, on rank 0 only, without tearing a progress bar."""
+        if self.world.is_main:
+            tqdm.write(text)
+
+
+def _epoch_line(record: dict, images_per_second: float) -> str:
+    parts = [f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}"]
+    for suffix, name in (("", "test"), ("_ema", "moving average")):
+        if f"test_acc1{suffix}" in record:
+            parts.append(
+                f"{name} loss {record[f'test_loss{suffix}']:.4f}, "
+                f"top-1 {record[f'test_acc1{suffix}']:.2f} %, "
+                f"top-5 {record[f'test_acc5{suffix}']:.2f} %"
+            )
+    return "; ".join([*parts, f"{images_per_second:.0f} images/s"])
+
+
+def _command(world: World) -> str:
+    """The command that started this run, without flags that a continuation does not want."""
+    words, dropping = [], False
+    for word in sys.argv[1:]:
+        if word.startswith("-"):
+            dropping = word.split("=")[0] in ("--resume", "--overwrite", "--max_steps")
+        if not dropping:
+            words.append(word)
+    return " ".join([world.command, sys.argv[0], *words])

@@ -1,0 +1,67 @@
+"""Whether a run may be continued with the recipe and data that it is given now."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+
+from mindtwins.checkpoint import Checkpoint
+from mindtwins.config import Config, as_dict, config_diff
+from mindtwins.data import ImageFolder
+from mindtwins.errors import UserError
+
+
+def run_identity(config: Config, images: ImageFolder, global_batch: int) -> dict:
+    """What a continuation has to agree with, for the metadata of a checkpoint."""
+    return {
+        "recipe": as_dict(config),
+        "global_batch": global_batch,
+        "training_images": _fingerprint(images),
+    }
+
+
+def check_continuation(checkpoint: Checkpoint, now: Mapping) -> list[str]:
+    """Compare the run that wrote a checkpoint with the one that is to continue it.
+
+    Args:
+        now: `run_identity` of the continuation.
+
+    Returns:
+        Sentences about harmless differences.
+
+    Raises:
+        UserError: the checkpoint is not of a training run, or continuing would silently give
+            another result than either recipe.
+    """
+    then = checkpoint.metadata or {}
+    if "recipe" not in then:
+        raise UserError(
+            f"{checkpoint.path} holds no training run to continue: to start from its weights, use "
+            "--ckpt_path instead of --resume"
+        )
+    changed, free = config_diff(then["recipe"], now["recipe"])
+    for name in ("global_batch", "training_images"):
+        if then[name] != now[name]:
+            changed[name.replace("_", " ")] = (then[name], now[name])
+    if changed:
+        raise UserError(
+            f"cannot continue {checkpoint.path} with another recipe ({_listing(changed)}): restore "
+            "these values, or start a new run from its weights with --ckpt_path and another "
+            "--output_dir"
+        )
+    return [
+        f"continuing with another {name}: {was} -> {is_now}" for name, (was, is_now) in free.items()
+    ]
+
+
+def _listing(changed: Mapping[str, tuple]) -> str:
+    return ", ".join(f"{name}: {was} -> {is_now}" for name, (was, is_now) in changed.items())
+
+
+def _fingerprint(images: ImageFolder) -> str:
+    """Number and digest of the files and labels: the sampler counts on their order."""
+    digest = hashlib.sha256()
+    for path, label in zip(images.paths, images.labels, strict=True):
+        digest.update(f"{os.path.relpath(path, images.root)} {label}\n".encode())
+    return f"{len(images)} images, {digest.hexdigest()[:16]}"

@@ -1,0 +1,74 @@
+"""Learning-rate schedules: functions of the step, with no state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mindtwins.config import Config
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """Linear warmup, then half a cosine, both continuous and per step.
+
+    The first step runs at `warmup_lr`, the first after the warmup at `peak`, and the rate would
+    reach `floor` at the step after the last.
+    """
+
+    peak: float
+    floor: float
+    warmup_lr: float
+    warmup_epochs: int
+    epochs: int
+    steps_per_epoch: int
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of an optimizer step, counted from 0 over the whole run."""
+        epoch = step / self.steps_per_epoch
+        if epoch < self.warmup_epochs:
+            return self.warmup_lr + (self.peak - self.warmup_lr) * epoch / self.warmup_epochs
+        done = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
+        return self.floor + (self.peak - self.floor) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class CosinePerEpochSchedule(CosineSchedule):
+    """The authors' schedule, which produced the published accuracies.
+
+    It is timm's cosine of 2021, stepped after each epoch with that epoch's number: epochs 0 and 1
+    both run at `warmup_lr`, epoch e at the value for e - 1. The cosine runs over all epochs, so the
+    rate jumps a little below the peak where the warmup ends.
+    """
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of an optimizer step, counted from 0 over the whole run."""
+        epoch = max(step // self.steps_per_epoch - 1, 0)
+        if epoch < self.warmup_epochs:
+            return self.warmup_lr + (self.peak - self.warmup_lr) * epoch / self.warmup_epochs
+        return (
+            self.floor
+            + (self.peak - self.floor) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        )
+
+
+SCHEDULES = {"cosine": CosineSchedule, "cosine_per_epoch": CosinePerEpochSchedule}
+
+
+def peak_learning_rate(config: Config, global_batch: int) -> float:
+    """The peak rate: `lr`, in proportion to the global batch if `lr_reference_batch` is set."""
+    if not config.lr_reference_batch:
+        return config.lr
+    return config.lr * global_batch / config.lr_reference_batch
+
+
+def create_schedule(config: Config, steps_per_epoch: int, global_batch: int) -> CosineSchedule:
+    """The schedule that a recipe states."""
+    return SCHEDULES[config.scheduler](
+        peak=peak_learning_rate(config, global_batch),
+        floor=config.min_lr,
+        warmup_lr=config.warmup_lr,
+        warmup_epochs=config.warmup_epochs,
+        epochs=config.epoch_size,
+        steps_per_epoch=steps_per_epoch,
+    )

@@ -1,0 +1,238 @@
+"""One optimizer step, compiled: forward, backward, clip, AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from mindtwins.training.loss_scale import LossScale
+from mindtwins.training.losses import SoftTargetCrossEntropy
+from mindtwins.training.optimizer import AdamW
+
+
+class MicroBatch(NamedTuple):
+    """Inputs of one forward and backward pass.
+
+    Attributes:
+        images: float32 (N, C, H, W).
+        targets: float32 (N, classes), probabilities.
+        keep: float32 (branches, N), factors of the residual branches; None keeps all.
+    """
+
+    images: np.ndarray
+    targets: np.ndarray
+    keep: np.ndarray | None
+
+
+class StepResult(NamedTuple):
+    """What an optimizer step tells.
+
+    Attributes:
+        loss: mean over the global batch.
+        norm: global norm of the gradient before clipping.
+        finite: whether that was finite; if not, nothing was updated.
+    """
+
+    loss: float
+    norm: float
+    finite: bool
+
+
+class TrainStep:
+    """Makes optimizer steps, each of one or more micro-batches; many equal one large batch.
+
+    A step with non-finite gradients leaves weights and moments as they were, and halves a dynamic
+    loss scale. All shapes and the number of micro-batches are fixed: graphs are compiled once.
+
+    Args:
+        model: classifier (images, keep) -> logits.
+        optimizer: its parameters are what is differentiated.
+        loss_scale: dynamic, or constantly 1.
+        clip: largest global norm of the gradient; 0 for no limit.
+        accumulation: micro-batches per optimizer step.
+        reducer: averages a tuple of tensors over the ranks; None for a lone process.
+    """
+
+    def __init__(
+        self,
+        model: nn.Cell,
+        optimizer: AdamW,
+        loss_scale: LossScale,
+        clip: float = 0.0,
+        accumulation: int = 1,
+        reducer: nn.Cell | None = None,
+    ) -> None:
+        differentiate = _Differentiate(model, optimizer, loss_scale)
+        update = _Update(optimizer, loss_scale, clip, accumulation, reducer)
+        self.accumulates = accumulation > 1
+        if self.accumulates:
+            totals = _Totals(optimizer.parameters)
+            self._add = _Add(differentiate, totals).set_train()
+            self._finish = _Finish(update, totals).set_train()
+        else:
+            self._step = _Step(differentiate, update).set_train()
+
+    def __call__(self, batches: Sequence[MicroBatch], lr: float) -> StepResult:
+        """Make one optimizer step at the learning rate `lr`."""
+        inputs = [
+            tuple(None if array is None else Tensor(array) for array in batch) for batch in batches
+        ]
+        rate = Tensor(lr, ms.float32)
+        if self.accumulates:
+            for batch in inputs:
+                self._add(*batch)
+            results = self._finish(rate)
+        else:
+            results = self._step(*inputs[0], rate)
+        loss, norm, finite = (tensor.asnumpy().item() for tensor in results)
+        return StepResult(loss, norm, finite)
+
+
+def global_norm(tensors: tuple[Tensor, ...]) -> Tensor:
+    """Euclidean norm of all tensors together, a float32 scalar."""
+    # Not ops.L2Loss, whose CPU kernel loses the fourth digit on a million elements.
+    squares = ()
+    for tensor in tensors:
+        squares = (*squares, ops.reduce_sum(ops.square(tensor)))
+    return ops.sqrt(ops.addn(squares))
+
+
+_multiply = ops.MultitypeFuncGraph("multiply")
+_add_to = ops.MultitypeFuncGraph("add_to")
+_clear = ops.MultitypeFuncGraph("clear")
+
+
+@_multiply.register("Tensor", "Tensor")
+def _multiply_one(factor, tensor):
+    return tensor * factor
+
+
+@_add_to.register("Tensor", "Tensor")
+def _add_to_one(total, tensor):
+    return ops.assign_add(total, tensor)
+
+
+@_clear.register("Tensor")
+def _clear_one(total):
+    return ops.assign(total, ops.zeros_like(total))
+
+
+class _ScaledLoss(nn.Cell):
+    """The scaled loss, which is differentiated, and the loss itself."""
+
+    def __init__(self, model: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.loss = SoftTargetCrossEntropy()
+
+    def construct(self, images, targets, keep, scale):
+        loss = self.loss(self.model(images, keep), targets)
+        return loss * scale, loss
+
+
+class _Differentiate(nn.Cell):
+    """Loss and scaled gradients of one micro-batch."""
+
+    def __init__(self, model: nn.Cell, optimizer: AdamW, loss_scale: LossScale) -> None:
+        super().__init__(auto_prefix=False)
+        self.scaled_loss = _ScaledLoss(model)
+        self.scale = loss_scale.scale
+        self.grad = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters, has_aux=True)
+
+    def construct(self, images, targets, keep):
+        (_, loss), gradients = self.grad(images, targets, keep, self.scale)
+        return loss, gradients
+
+
+class _Update(nn.Cell):
+    """Average over ranks, unscale, clip, and update the weights if all is finite."""
+
+    def __init__(
+        self,
+        optimizer: AdamW,
+        loss_scale: LossScale,
+        clip: float,
+        accumulation: int,
+        reducer: nn.Cell | None,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.optimizer = optimizer
+        self.loss_scale = loss_scale
+        self.clip = clip
+        self.accumulation = accumulation
+        self.reducer = reducer
+        self.map = ops.HyperMap()
+
+    def construct(self, loss, gradients, lr):
+        if self.reducer is not None:
+            (loss,) = self.reducer((loss,))
+            gradients = self.reducer(gradients)
+        unscale = 1 / (self.loss_scale.scale * self.accumulation)
+        gradients = self.map(ops.partial(_multiply, unscale), gradients)
+        norm = global_norm(gradients)
+        finite = ops.isfinite(norm)
+        if self.clip > 0:
+            # As torch.nn.utils.clip_grad_norm_, its 1e-6 included.
+            factor = ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
+            gradients = self.map(ops.partial(_multiply, factor), gradients)
+        if finite:
+            self.optimizer(gradients, lr)
+        self.loss_scale(finite)
+        return loss / self.accumulation, norm, finite
+
+
+class _Step(nn.Cell):
+    """An optimizer step of one micro-batch, as one graph."""
+
+    def __init__(self, differentiate: _Differentiate, update: _Update) -> None:
+        super().__init__(auto_prefix=False)
+        self.differentiate = differentiate
+        self.update = update
+
+    def construct(self, images, targets, keep, lr):
+        loss, gradients = self.differentiate(images, targets, keep)
+        return self.update(loss, gradients, lr)
+
+
+class _Totals(nn.Cell):
+    """Sums of losses and gradients over the micro-batches of a step."""
+
+    def __init__(self, parameters: ParameterTuple) -> None:
+        super().__init__(auto_prefix=False)
+        self.loss = Parameter(Tensor(0, ms.float32), "accumulated.loss")
+        self.gradients = parameters.clone("accumulated", "zeros")
+
+
+class _Add(nn.Cell):
+    """A micro-batch: add its loss and gradients to the totals."""
+
+    def __init__(self, differentiate: _Differentiate, totals: _Totals) -> None:
+        super().__init__(auto_prefix=False)
+        self.differentiate = differentiate
+        self.totals = totals
+        self.map = ops.HyperMap()
+
+    def construct(self, images, targets, keep):
+        loss, gradients = self.differentiate(images, targets, keep)
+        self.map(_add_to, self.totals.gradients, gradients)
+        return ops.assign_add(self.totals.loss, loss)
+
+
+class _Finish(nn.Cell):
+    """Update the weights from the totals and clear them."""
+
+    def __init__(self, update: _Update, totals: _Totals) -> None:
+        super().__init__(auto_prefix=False)
+        self.update = update
+        self.totals = totals
+        self.map = ops.HyperMap()
+
+    def construct(self, lr):
+        results = self.update(self.totals.loss, self.totals.gradients, lr)
+        self.map(_clear, self.totals.gradients)
+        ops.assign(self.totals.loss, ops.zeros_like(self.totals.loss))
+        return results

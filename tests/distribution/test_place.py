@@ -1,0 +1,57 @@
+import pytest
+
+from mindtwins.distribution.place import Place, find_place
+from mindtwins.errors import UserError
+
+MPIRUN = {
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_SIZE": "8",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "8",
+    "PMIX_NAMESPACE": "prterun-node1-4711@1",
+}
+MSRUN = {
+    "MS_ROLE": "MS_WORKER",
+    "MS_WORKER_NUM": "4",
+    "MS_NODE_ID": "2",
+    "RANK_ID": "2",
+    "MS_SCHED_HOST": "127.0.0.1",
+    "MS_SCHED_PORT": "8118",
+}
+
+
+def test_process_on_its_own():
+    assert find_place({}) == Place(rank=0, size=1, launcher="")
+
+
+def test_rank_of_mpirun():
+    place = find_place(MPIRUN)
+    assert (place.rank, place.size, place.launcher) == (3, 8, "mpirun")
+    assert place.job == "mpirun prterun-node1-4711@1"
+    assert place.one_machine
+
+
+def test_ranks_of_mpirun_on_several_machines_need_an_address():
+    spread = MPIRUN | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
+    with pytest.raises(UserError, match="-x MS_SCHED_HOST"):
+        find_place(spread)
+    place = find_place(spread | {"MS_SCHED_HOST": "10.0.0.1"})
+    assert (place.host, place.one_machine) == ("10.0.0.1", False)
+
+
+def test_rank_of_msrun():
+    place = find_place(MSRUN)
+    assert (place.rank, place.size, place.launcher) == (2, 4, "msrun")
+    assert not place.is_scheduler
+    assert place.job == find_place(MSRUN | {"MS_NODE_ID": "0"}).job
+
+
+def test_scheduler_of_msrun():
+    place = find_place(MSRUN | {"MS_ROLE": "MS_SCHED"})
+    assert place.is_scheduler
+    assert place.job == find_place(MSRUN).job
+
+
+def test_msrun_that_does_not_number_its_ranks():
+    unnumbered = {k: v for k, v in MSRUN.items() if k not in ("MS_NODE_ID", "RANK_ID")}
+    with pytest.raises(UserError, match="node_rank"):
+        find_place(unnumbered)

@@ -1,0 +1,190 @@
+"""train.py and validate.py as a user runs them, on the digits."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OUTPUT = Path("outputs/svt_tiny_digits")
+CONFIG = str(ROOT / "configs" / "svt_tiny_digits.yaml")
+
+# Everything that draws random numbers or holds state is on.
+RECIPE = [
+    "--epoch_size=2",
+    "--warmup_epochs=1",
+    "--batch_size=64",
+    "--gradient_accumulation_steps=2",
+    "--drop_path_rate=0.2",
+    "--auto_augment=rand-m9-mstd0.5-inc1",
+    "--re_prob=0.25",
+    "--cutmix=1",
+    "--ema",
+    "--ema_decay=0.9",
+    "--save_every_steps=2",
+    "--log_interval=1",
+]
+STEPS = 22
+
+
+def start(script: str, cwd: Path, *argv: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), "--config", CONFIG, *argv],
+        cwd=cwd,
+        env={**os.environ, "GLOG_v": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(script: str, cwd: Path, *argv: str, code: int = 0) -> str:
+    process = start(script, cwd, *argv)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == code, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from mindtwins.data import write_digits
+
+    return f"--data_dir={write_digits(tmp_path_factory.mktemp('data') / 'digits')}"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, digits: str) -> Path:
+    """The working directory of a whole run."""
+    cwd = tmp_path_factory.mktemp("uninterrupted")
+    output = run("train.py", cwd, digits, *RECIPE)
+    assert "compiling the training step" in output and "done: 22 steps" in output
+    return cwd
+
+
+def assert_same_files(first: Path, second: Path) -> None:
+    """Bit for bit: weights, all of the state, the curve of losses, the metrics."""
+    for name in (
+        "final.ckpt",
+        "final_ema.ckpt",
+        "best.ckpt",
+        f"step_{STEPS:08d}.ckpt",
+        "steps.jsonl",
+        "log.jsonl",
+    ):
+        assert (first / OUTPUT / name).read_bytes() == (second / OUTPUT / name).read_bytes(), name
+
+
+def test_the_log_has_the_official_keys(uninterrupted: Path):
+    folder = uninterrupted / OUTPUT
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [0, 1]
+    for key in ("train_lr", "train_loss", "test_loss", "test_acc1", "test_acc5", "n_parameters"):
+        assert all(key in record for record in records)
+    assert records[1]["train_loss"] < records[0]["train_loss"]
+    assert len((folder / "steps.jsonl").read_text().splitlines()) == STEPS
+    assert len(list(folder.glob("step_*.ckpt"))) == 3
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("final.ckpt", ""), ("final_ema.ckpt", "_ema"), ("step_00000022.ckpt", "")]
+)
+def test_validate_gives_the_last_evaluations_numbers(
+    uninterrupted: Path, digits: str, name: str, suffix: str
+):
+    last = json.loads((uninterrupted / OUTPUT / "log.jsonl").read_text().splitlines()[-1])
+    arguments = [digits, f"--ckpt_path={OUTPUT / name}", "--output_json=result.json"]
+    output = run("validate.py", uninterrupted, *arguments)
+    result = json.loads((uninterrupted / "result.json").read_text())
+    assert result["top1"] == last[f"test_acc1{suffix}"]
+    assert result["top5"] == last[f"test_acc5{suffix}"]
+    # Another batch size than in training may change the last bit of a logit.
+    assert result["loss"] == pytest.approx(last[f"test_loss{suffix}"], rel=1e-6)
+    assert f"top-1 {result['top1']:.2f} %" in output and "355 images" in output
+
+
+def test_a_run_is_not_overwritten(uninterrupted: Path, digits: str):
+    output = run("train.py", uninterrupted, digits, *RECIPE, code=1)
+    assert output.startswith("error: outputs/svt_tiny_digits already holds a run")
+
+
+def test_another_recipe_does_not_continue(uninterrupted: Path, digits: str):
+    output = run("train.py", uninterrupted, digits, *RECIPE, "--lr=1", "--resume", code=1)
+    assert "another recipe (lr: 0.002 -> 1.0)" in output
+    assert "Traceback" not in output
+
+
+def kill_and_resume(cwd: Path, digits: str, kills: int) -> None:
+    chance = random.Random(0)
+    for _ in range(kills):
+        process = start("train.py", cwd, digits, *RECIPE, "--resume")
+        steps = cwd / OUTPUT / "steps.jsonl"
+        # At a random moment while stepping, evaluating or saving, but after some steps.
+        begun = chance.randint(1, STEPS - 4)
+        deadline = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < deadline:
+            if steps.exists() and len(steps.read_text().splitlines()) >= begun:
+                break
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+    run("train.py", cwd, digits, *RECIPE, "--resume")
+
+
+def test_killed_and_resumed_equals_uninterrupted(uninterrupted: Path, digits: str, tmp_path: Path):
+    kill_and_resume(tmp_path, digits, kills=3)
+    assert_same_files(uninterrupted, tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times(uninterrupted: Path, digits: str, tmp_path: Path):
+    kill_and_resume(tmp_path, digits, kills=20)
+    assert_same_files(uninterrupted, tmp_path)
+
+
+def test_sigterm_saves_and_a_damaged_checkpoint_is_passed_over(
+    uninterrupted: Path, digits: str, tmp_path: Path
+):
+    process = start("train.py", tmp_path, digits, *RECIPE)
+    steps = tmp_path / OUTPUT / "steps.jsonl"
+    while process.poll() is None:
+        if steps.exists() and len(steps.read_text().splitlines()) >= 5:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "continue with: python" in output and "--resume" in output.splitlines()[-1]
+
+    newest = max((tmp_path / OUTPUT).glob("step_*.ckpt"))
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 16
+    newest.write_bytes(data)
+    output = run("train.py", tmp_path, digits, *RECIPE, "--resume")
+    assert f"notice: cannot load {OUTPUT / newest.name}" in output
+    assert_same_files(uninterrupted, tmp_path)
+
+
+def test_a_step_that_is_not_finite_stops_the_run(digits: str, tmp_path: Path):
+    arguments = [digits, "--std=1e-38,1e-38,1e-38", "--output_dir=run", "--mixup=0"]
+    output = run("train.py", tmp_path, *arguments, code=1)
+    assert "error: step 0 is not finite: loss " in output and "Traceback" not in output
+    assert "gradient norm nan, learning rate 1e-06, loss scale 1" in output
+    listed = (tmp_path / "run" / "non_finite_step_0.txt").read_text().splitlines()
+    assert len(listed) == 64 and all(Path(path).is_file() for path in listed)
+    assert not list((tmp_path / "run").glob("*.ckpt"))
+
+
+def test_dry_run_writes_nothing(digits: str, tmp_path: Path):
+    output = run("train.py", tmp_path, digits, "--dry_run")
+    assert "peak memory" in output and "all 440 steps: about" in output
+    assert list(tmp_path.iterdir()) == []

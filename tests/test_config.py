@@ -1,0 +1,198 @@
+"""Configuration: where values come from, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from mindtwins.config import (
+    TrainConfig,
+    ValidateConfig,
+    as_dict,
+    config_diff,
+    parse_config,
+    sections,
+)
+from mindtwins.errors import UserError
+from mindtwins.models.variants import resolve_name
+from mindtwins.training.schedule import peak_learning_rate
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def parse(*argv: str) -> TrainConfig:
+    return parse_config(TrainConfig, argv, "")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "base.yaml").write_text("lr: 1e-3\nepoch_size: 20\nscale: [0.5, 1]\n")
+    path = tmp_path / "recipe.yaml"
+    path.write_text("base: base.yaml\nepoch_size: 30\nema: true\n")
+    return path
+
+
+def test_later_sources_win(recipe: Path):
+    config = parse("-c", str(recipe), "--batch_size", "7", "--ema", "false", "--scale=0.2,0.9")
+    assert config.lr == 1e-3  # base; YAML reads 1e-3 as text
+    assert config.epoch_size == 30  # file over base
+    assert config.ema is False and config.scale == (0.2, 0.9) and config.batch_size == 7  # flags
+    assert config.weight_decay == 0.05  # default
+    assert config.output_dir == "outputs/recipe"
+
+
+def test_bare_flags():
+    config = parse("--resume", "--ema", "--dry_run")
+    assert (config.resume, config.ema, config.dry_run) == ("auto", True, True)
+    assert parse("--resume", "a.ckpt").resume == "a.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lrr: 1", "{path}: unknown key 'lrr' (did you mean 'lr'?)"),
+        ("lr: fast", "{path}: lr must be number, not 'fast'"),
+        ("lr: .nan", "{path}: lr must be number, not nan"),
+        ("lr: 0", "{path}: lr must be above 0, not 0.0"),
+        ("batch_size: 1.5", "{path}: batch_size must be integer, not 1.5"),
+        ("batch_size: true", "{path}: batch_size must be integer, not True"),
+        ("batch_size: 0", "{path}: batch_size must be at least 1, not 0"),
+        ("ema: 1", "{path}: ema must be true|false, not 1"),
+        ("model: 5", "{path}: model must be text, not 5"),
+        ("scale: 0.5", "{path}: scale must be numbers, not 0.5"),
+        ("mixup_mode: all", "{path}: mixup_mode must be one of batch, pair, elem, not 'all'"),
+        ("- lr", "{path}: must be lines of `key: value`, not a list"),
+        ("output_json: a.json", "{path}: unknown key 'output_json'"),
+    ],
+)
+def test_mistakes_in_a_file_name_file_and_key(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        parse("-c", str(path))
+    assert str(caught.value).startswith(message.format(path=path))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--bach_size", "3"], "unknown flag '--bach_size' (did you mean '--batch_size'?)"),
+        (["--lr", "x"], "--lr must be number, not 'x'"),
+        (["--lr"], "argument --lr: expected one argument"),
+        (["imagenet"], "'imagenet' belongs to no flag"),
+        (["--lr", "1e-3", "--output_json", "x"], "unknown flag '--output_json'"),
+    ],
+)
+def test_mistakes_on_the_command_line(argv: list[str], message: str):
+    with pytest.raises(UserError) as caught:
+        parse(*argv)
+    assert str(caught.value).startswith(f"command line: {message}")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--scale", "1,0.5"], "scale must be a range"),
+        (["--scale", "1"], "scale must be two numbers"),
+        (["--betas", "0.9,1"], "betas must lie between 0 and 1"),
+        (["--mean", "0.5"], "mean must be three numbers"),
+        (["--std", "0.5,0.5,0"], "std must be above 0"),
+        (["--epoch_size", "5"], "warmup_epochs (5) must be fewer than epoch_size (5)"),
+        (["--drop_head"], "drop_head needs ckpt_path"),
+        (["--dataset", "list"], "dataset: list needs val_list"),
+    ],
+)
+def test_values_that_do_not_go_together(argv: list[str], message: str):
+    with pytest.raises(UserError) as caught:
+        parse(*argv)
+    assert message in str(caught.value)
+
+
+def test_missing_and_broken_files(tmp_path: Path):
+    with pytest.raises(UserError, match="no such configuration file"):
+        parse("-c", str(tmp_path / "none.yaml"))
+    (tmp_path / "broken.yaml").write_text("lr: [1")
+    with pytest.raises(UserError, match="not valid YAML"):
+        parse("-c", str(tmp_path / "broken.yaml"))
+    (tmp_path / "orphan.yaml").write_text("base: gone.yaml")
+    with pytest.raises(UserError, match=r"gone\.yaml: no such configuration file"):
+        parse("-c", str(tmp_path / "orphan.yaml"))
+
+
+def test_a_chain_of_bases_that_never_ends(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml")
+    (tmp_path / "b.yaml").write_text("base: a.yaml")
+    with pytest.raises(UserError, match="is based on itself"):
+        parse("-c", str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize("cls", [TrainConfig, ValidateConfig])
+def test_help_documents_every_option(cls: type, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        parse_config(cls, ["--help"], "Does something.")
+    text = capsys.readouterr().out
+    assert "Does something." in text and "[0.0005]" in text
+    names = [item.name for section in sections(cls) for item in fields(section)]
+    assert len(names) == len(set(names)) == len(fields(cls))
+    for item in fields(cls):
+        assert f"--{item.name}" in text and item.metadata["doc"]
+
+
+def test_config_diff_separates_what_changes_the_result():
+    old = as_dict(parse())
+    new = as_dict(parse("--lr", "1", "--num_parallel_workers", "1", "--resume"))
+    assert config_diff(old, new) == ({"lr": (5e-4, 1.0)}, {"num_parallel_workers": (8, 1)})
+    assert config_diff(old, old) == ({}, {})
+    assert config_diff({**old, "gone": 1}, old)[0] == {"gone": (1, None)}
+
+
+# The table of the authors' runs: global batch, peak rate, warmup, drop path.
+RECIPES = {
+    "pcpvt_s": ("pcpvt_small", 1280, 1.25e-3, 5, 0.1),
+    "pcpvt_b": ("pcpvt_base", 1024, 1e-3, 5, 0.3),
+    "pcpvt_l": ("pcpvt_large", 1024, 1e-3, 5, 0.3),
+    "svt_s": ("svt_small", 2048, 2e-3, 5, 0.2),
+    "svt_b": ("svt_base", 1024, 1e-3, 5, 0.3),
+    "svt_l": ("svt_large", 1024, 1e-3, 20, 0.5),
+}
+
+
+@pytest.mark.parametrize("device", ["gpu", "ascend"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_imagenet_recipes_state_the_authors_values(name: str, device: str):
+    model, global_batch, peak, warmup, drop_path = RECIPES[name]
+    config = parse("-c", str(CONFIGS / f"{name}_{device}.yaml"), "--data_dir", "imagenet")
+    assert resolve_name(config.model) == model
+    assert config.device_target.lower() == device
+    assert config.batch_size * 8 == global_batch
+    assert peak_learning_rate(config, global_batch) == pytest.approx(peak)
+    assert (config.warmup_epochs, config.drop_path_rate) == (warmup, drop_path)
+    expected = {
+        "epoch_size": 300,
+        "num_classes": 1000,
+        "image_size": 224,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.05,
+        "clip_grad": 5.0,
+        "warmup_lr": 1e-6,
+        "min_lr": 1e-5,
+        "scale": (0.08, 1.0),
+        "interpolation": "bicubic",
+        "hflip": 0.5,
+        "auto_augment": "rand-m9-mstd0.5-inc1",
+        "color_jitter": 0.4,
+        "re_prob": 0.25,
+        "re_mode": "pixel",
+        "re_count": 1,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "mixup_prob": 1.0,
+        "mixup_switch_prob": 0.5,
+        "mixup_mode": "batch",
+        "label_smoothing": 0.1,
+        "ema": False,
+    }
+    assert {key: getattr(config, key) for key in expected} == expected

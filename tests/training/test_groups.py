@@ -1,0 +1,46 @@
+"""Parameter groups: which parameter is trained how."""
+
+from __future__ import annotations
+
+import pytest
+
+from mindtwins.models import create_model
+from mindtwins.training.groups import parameter_groups
+
+
+@pytest.fixture(scope="module")
+def model():
+    return create_model("svt_tiny", num_classes=10)
+
+
+def test_no_decay_on_biases_norms_and_position_encodings(model):
+    decays = {g.parameter.name: g.weight_decay for g in parameter_groups(model, 0.05)}
+    assert decays["blocks.0.0.attn.qkv.weight"] == 0.05
+    assert decays["patch_embeds.0.proj.weight"] == decays["head.weight"] == 0.05
+    assert decays["blocks.1.1.attn.sr.weight"] == 0.05
+    for name in (
+        "blocks.0.0.attn.qkv.bias",
+        "blocks.0.0.norm1.gamma",
+        "norm.beta",
+        "pos_block.0.proj.0.weight",
+        "pos_block.0.proj.0.bias",
+    ):
+        assert decays[name] == 0
+
+
+def test_layer_decay_counts_blocks_from_the_head(model):
+    factors = {g.parameter.name: g.lr_factor for g in parameter_groups(model, 0.05, 0.5)}
+    # svt_tiny has 1, 2, 2 and 1 blocks: depths 1; 2, 3; 4, 5; 6, the head 7. (timm's
+    # `param_groups_layer_decay` gives these factors.)
+    assert factors["head.weight"] == 1
+    assert factors["blocks.3.0.mlp.fc1.weight"] == factors["norm.gamma"] == 0.5
+    assert factors["blocks.3.0.mlp.fc1.weight"] == factors["patch_embeds.3.proj.weight"] == 0.5
+    assert factors["blocks.2.1.norm1.gamma"] == 0.5**2
+    assert factors["pos_block.2.proj.0.bias"] == factors["blocks.2.0.norm1.gamma"] == 0.5**3
+    assert factors["blocks.0.0.norm1.gamma"] == 0.5**6
+    assert factors["patch_embeds.0.norm.gamma"] == 0.5**7
+
+
+def test_frozen_backbone(model):
+    groups = parameter_groups(model, 0.05, freeze_backbone=True)
+    assert [g.parameter.name for g in groups] == ["head.weight", "head.bias"]

@@ -1,0 +1,74 @@
+"""Learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+
+from mindtwins.config import TrainConfig
+from mindtwins.training.schedule import (
+    CosinePerEpochSchedule,
+    CosineSchedule,
+    create_schedule,
+    peak_learning_rate,
+)
+
+
+def per_epoch(peak: float, warmup: int) -> CosinePerEpochSchedule:
+    return CosinePerEpochSchedule(peak, 1e-5, 1e-6, warmup, 300, steps_per_epoch=10)
+
+
+# As the authors' logs print them.
+@pytest.mark.parametrize(
+    ("peak", "warmup", "first_epoch", "logged"),
+    [
+        (
+            2e-3,
+            5,
+            0,
+            ["1e-6", "1e-6", "4.008e-4", "8.006e-4", "1.2004e-3", "1.6002e-3"],
+        ),
+        (2e-3, 5, 6, ["1.9986e-3", "1.9980e-3"]),
+        (1e-3, 20, 0, ["1e-6", "1e-6", "5.1e-5", "1.009e-4", "1.509e-4"]),
+        (1e-3, 5, 299, ["1.01086e-5"]),
+    ],
+)
+def test_per_epoch_schedule_gives_the_rates_of_the_authors_logs(
+    peak: float, warmup: int, first_epoch: int, logged: list[str]
+):
+    schedule = per_epoch(peak, warmup)
+    for epoch, text in enumerate(logged, start=first_epoch):
+        mantissa = text.split("e")[0]
+        digits = len(mantissa.split(".")[1]) if "." in mantissa else 0
+        half_a_digit = 0.5 * 10 ** (-digits + int(text.split("e")[1]))
+        for step in (10 * epoch, 10 * epoch + 9):
+            assert abs(schedule(step) - float(text)) <= 1.02 * half_a_digit
+
+
+def test_per_step_cosine_is_continuous_and_hits_its_ends():
+    schedule = CosineSchedule(1e-3, 1e-5, 1e-6, 2, 10, steps_per_epoch=100)
+    assert schedule(0) == 1e-6
+    assert schedule(100) == pytest.approx((1e-6 + 1e-3) / 2)
+    assert schedule(200) == pytest.approx(1e-3)
+    assert schedule(600) == pytest.approx((1e-3 + 1e-5) / 2)
+    assert schedule(1000) == pytest.approx(1e-5)
+    rates = [schedule(step) for step in range(1001)]
+    largest_jump = max(abs(a - b) for a, b in pairwise(rates))
+    assert largest_jump < 6e-6
+    assert rates[:201] == sorted(rates[:201]) and rates[200:] == sorted(rates[200:], reverse=True)
+
+
+def test_no_warmup():
+    schedule = CosineSchedule(1.0, 0.0, 0.5, 0, 4, steps_per_epoch=1)
+    expected = [(1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert [schedule(step) for step in range(4)] == pytest.approx(expected)
+
+
+def test_the_recipe_picks_schedule_and_scales_the_rate():
+    config = TrainConfig(lr=5e-4, lr_reference_batch=512, scheduler="cosine_per_epoch")
+    assert peak_learning_rate(config, 2048) == 2e-3
+    schedule = create_schedule(config, steps_per_epoch=626, global_batch=2048)
+    assert isinstance(schedule, CosinePerEpochSchedule) and schedule.peak == 2e-3
+    assert peak_learning_rate(TrainConfig(lr=5e-4), 2048) == 5e-4

@@ -1,0 +1,183 @@
+"""The training step against PyTorch's, and its own rules."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import Tensor, nn, ops
+from parity import copy_weights
+
+from mindtwins.layers import Dense
+from mindtwins.models import create_model
+from mindtwins.models.variants import VARIANTS, Variant
+from mindtwins.reference import create_reference
+from mindtwins.reference import twins as reference_twins
+from mindtwins.reference.weights import randomise
+from mindtwins.training.groups import parameter_groups
+from mindtwins.training.loss_scale import LossScale
+from mindtwins.training.optimizer import AdamW
+from mindtwins.training.schedule import CosineSchedule
+from mindtwins.training.step import MicroBatch, TrainStep, global_norm
+
+CLASSES, BATCH, STEPS, CLIP, DECAY = 10, 8, 20, 5.0, 0.05
+
+
+def make_step(model: nn.Cell, accumulation: int = 1, scale: LossScale | None = None) -> TrainStep:
+    optimizer = AdamW(parameter_groups(model, DECAY))
+    return TrainStep(model, optimizer, scale or LossScale(1, 1, False), CLIP, accumulation)
+
+
+def batches(steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [
+        (
+            rng.normal(size=(BATCH, 3, 32, 32)).astype(np.float32),
+            rng.dirichlet(np.ones(CLASSES), BATCH).astype(np.float32),
+        )
+        for _ in range(steps)
+    ]
+
+
+def weights_of(model: nn.Cell) -> np.ndarray:
+    return np.concatenate([p.asnumpy().ravel() for p in model.get_parameters()])
+
+
+def torch_optimizer(model: torch.nn.Module) -> torch.optim.AdamW:
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        is_plain = parameter.ndim <= 1 or name.startswith("pos_block.")
+        (plain if is_plain else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, eps=1e-8)
+
+
+@pytest.fixture
+def pcpvt_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PCPVT that compiles in seconds, as `svt_tiny` does."""
+    row = ("pcpvt", (32, 64, 96, 128), (1, 2, 3, 4), (4, 4, 4, 4), (1, 1, 2, 1))
+    monkeypatch.setitem(VARIANTS, "pcpvt_tiny", Variant(*row))
+    monkeypatch.setitem(reference_twins._TABLE, "pcpvt_tiny", row)
+
+
+@pytest.mark.usefixtures("pcpvt_tiny")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "svt_tiny",
+        "pcpvt_tiny",
+        pytest.param("svt_small", marks=pytest.mark.slow),
+        pytest.param("pcpvt_small", marks=pytest.mark.slow),
+    ],
+)
+def test_twenty_steps_equal_pytorchs(name: str):
+    """Forward, backward, clip, AdamW with groups, warmup and cosine."""
+    reference = randomise(create_reference(name, num_classes=CLASSES)).train()
+    model = create_model(name, num_classes=CLASSES)
+    copy_weights(reference, model)
+    step, optimizer = make_step(model), torch_optimizer(reference)
+    schedule = CosineSchedule(1e-3, 1e-5, 1e-6, 1, 10, steps_per_epoch=3)
+    start = weights_of(model)
+    clipped = 0
+    for number, (images, targets) in enumerate(batches(STEPS)):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule(number)
+        logits = reference(torch.from_numpy(images))
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets))
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(reference.parameters(), CLIP).item()
+        optimizer.step()
+        result = step([MicroBatch(images, targets, None)], schedule(number))
+        assert result.finite
+        assert result.loss == pytest.approx(loss.item(), rel=1e-4)
+        assert result.norm == pytest.approx(norm, rel=1e-3)
+        clipped += norm > CLIP
+    trained = create_model(name, num_classes=CLASSES)
+    copy_weights(reference, trained)
+    expected = weights_of(trained)
+    moved = np.linalg.norm(expected - start) / np.linalg.norm(expected)
+    error = np.linalg.norm(weights_of(model) - expected) / np.linalg.norm(expected)
+    assert error < 1e-4
+    assert moved > 100 * error  # the steps did something
+    assert 0 < clipped < STEPS  # with clipping and without
+
+
+class Toy(nn.Cell):
+    """A classifier with one residual branch, which compiles at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = np.random.default_rng(5)
+        self.body = Dense(3 * 32 * 32, 24)
+        self.branch = Dense(24, 24)
+        self.head = Dense(24, CLASSES)
+        for parameter in self.get_parameters():
+            values = rng.normal(size=parameter.shape) / parameter.shape[-1] ** 0.5
+            parameter.set_data(Tensor(values, ms.float32))
+
+    def construct(self, images, keep):
+        x = self.body(ops.reshape(images, (images.shape[0], -1)))
+        x = x + ops.gelu(self.branch(x)) * ops.transpose(keep, (1, 0))
+        return self.head(x)
+
+
+KEEP = np.array([[0, 2, 2, 0, 0, 2, 0, 2]], np.float32)
+
+
+def test_accumulation_equals_one_large_batch():
+    """Drop path included: its masks belong to the images."""
+    whole, split = Toy(), Toy()
+    one, four = make_step(whole), make_step(split, accumulation=4)
+    for images, targets in batches(3):
+        parts = [slice(i, i + 2) for i in range(0, BATCH, 2)]
+        expected = one([MicroBatch(images, targets, KEEP)], 1e-3)
+        result = four([MicroBatch(images[p], targets[p], KEEP[:, p]) for p in parts], 1e-3)
+        assert result.loss == pytest.approx(expected.loss, rel=1e-6)
+        assert result.norm == pytest.approx(expected.norm, rel=1e-5)
+    expected = weights_of(whole)
+    error = np.linalg.norm(weights_of(split) - expected) / np.linalg.norm(expected)
+    assert error < 1e-5
+
+
+def test_an_overflow_leaves_everything_as_it_was_and_halves_the_scale():
+    model = Toy()
+    scale = LossScale(2.0**10, window=2, dynamic=True)
+    step = make_step(model, scale=scale)
+    (images, targets), *_ = batches(1)
+    good = MicroBatch(images, targets, KEEP)
+    assert step([good], 1e-3).finite
+    before = weights_of(model)
+    bad = images.copy()
+    bad[0, 0, 0, 0] = np.inf
+    result = step([MicroBatch(bad, targets, KEEP)], 1e-3)
+    assert not result.finite
+    np.testing.assert_array_equal(weights_of(model), before)
+    assert scale.scale.asnumpy() == 2.0**9
+    assert step([good], 1e-3).finite
+    assert (weights_of(model) != before).any()
+
+
+def test_the_scale_does_not_change_the_step():
+    """A power of two scales float32 gradients without rounding."""
+    plain, scaled = Toy(), Toy()
+    (images, targets), *_ = batches(1)
+    batch = [MicroBatch(images, targets, KEEP)]
+    assert make_step(plain)(batch, 1e-3) == make_step(scaled, scale=LossScale(256, 9, True))(
+        batch, 1e-3
+    )
+    np.testing.assert_array_equal(weights_of(plain), weights_of(scaled))
+
+
+def test_global_norm_is_exact_for_many_elements():
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=shape).astype(np.float32) for shape in ((1000, 1000), (7,), ())]
+    expected = np.sqrt(sum((a.astype(np.float64) ** 2).sum() for a in arrays))
+    norm = _GlobalNorm()(*(Tensor(a) for a in arrays)).asnumpy()
+    assert norm == pytest.approx(expected, rel=1e-6)
+
+
+class _GlobalNorm(nn.Cell):
+    def construct(self, a, b, c):
+        return global_norm((a, b, c))

@@ -1,0 +1,31 @@
+"""Train a Twins classifier: `python train.py --config configs/svt_tiny_digits.yaml`.
+
+The same command after `mpirun -n 8` or as msrun's script trains on several devices.
+"""
+
+from __future__ import annotations
+
+from mindtwins.config import TrainConfig, parse_config
+from mindtwins.distribution import launch
+
+
+def main(argv: list[str]) -> None:
+    """Read the configuration and train."""
+    config = parse_config(TrainConfig, argv, __doc__)
+    rank = launch.begin(config.distribute, config.device_target)
+    # Only now: these import MindSpore.
+    from mindtwins.models.complexity import format_summary
+    from mindtwins.training.dry_run import dry_run
+    from mindtwins.training.loop import Trainer
+
+    if config.summary:
+        if rank == 0:
+            print(format_summary(config.model, config.image_size, config.num_classes))
+    elif config.dry_run:
+        dry_run(Trainer(config))
+    else:
+        Trainer(config).train()
+
+
+if __name__ == "__main__":
+    launch.run_cli(main)
