@@ -26,11 +26,16 @@ setup(
         "convert": ["torch==2.13.0"],
         # The handwritten digits and the two photographs of the demo.
         "demo": ["scikit-learn>=1.3"],
+        # `--tensorboard true`; reading the logs needs TensorBoard itself, from anywhere.
+        "tensorboard": ["tensorboardX>=2.6"],
         "test": [
             "torch==2.13.0",
             "scikit-learn>=1.3",
             "pytest>=8,<10",
             "pytest-xdist>=3.5",
+            "tensorboardX>=2.6",
+            # Brings mpirun, for the tests of several ranks.
+            "openmpi>=4.1,<6",
             # A formatter's output changes with its version.
             "ruff==0.17.5",
         ],

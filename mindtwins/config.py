@@ -262,6 +262,9 @@ class OutputSection:
     keep_checkpoint_max: int = option(
         3, "newest checkpoints that are kept, beside the best", at_least=1, free=True
     )
+    tensorboard: bool = option(
+        False, "also write the log for TensorBoard, to output_dir/tensorboard", free=True
+    )
 
 
 @dataclass(frozen=True)

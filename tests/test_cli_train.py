@@ -31,6 +31,7 @@ RECIPE = [
     "--ema_decay=0.9",
     "--save_every_steps=2",
     "--log_interval=1",
+    "--val_interval=1",
 ]
 STEPS = 22
 
@@ -186,5 +187,5 @@ def test_a_step_that_is_not_finite_stops_the_run(digits: str, tmp_path: Path):
 
 def test_dry_run_writes_nothing(digits: str, tmp_path: Path):
     output = run("train.py", tmp_path, digits, "--dry_run")
-    assert "peak memory" in output and "all 440 steps: about" in output
+    assert "peak memory" in output and "all 660 steps: about" in output
     assert list(tmp_path.iterdir()) == []

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindtwins.errors import UserError
 from mindtwins.files import atomic_write
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 
 class RunLog:
@@ -15,12 +19,18 @@ class RunLog:
 
     Args:
         folder: where the files are.
+        tensorboard: also write summaries for TensorBoard to a folder of that name: the same keys,
+            after `epoch/` (over epochs) or `step/` (over steps).
+
+    Raises:
+        UserError: the package that writes the summaries is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
         self.epochs = folder / "log.jsonl"
         self.steps = folder / "steps.jsonl"
         self.curve = folder / "curve.png"
+        self._summaries = _summary_writer(folder / "tensorboard") if tensorboard else None
 
     def rewind(self, epoch: int, step: int) -> None:
         """Forget what was logged from `epoch` and `step` on: it will be done again."""
@@ -31,10 +41,24 @@ class RunLog:
         """Log an epoch and draw the curve anew."""
         _append(self.epochs, record)
         self._draw()
+        self._summarise("epoch", record)
 
     def add_step(self, **record: float) -> None:
         """Log a step."""
         _append(self.steps, record)
+        self._summarise("step", record)
+
+    def _summarise(self, axis: str, record: dict[str, float | None]) -> None:
+        if self._summaries is None:
+            return
+        for key, value in record.items():
+            if key != axis and value is not None:
+                self._summaries.add_scalar(f"{axis}/{key}", value, record[axis])
+
+    def close(self) -> None:
+        """Write out the summaries that still wait."""
+        if self._summaries is not None:
+            self._summaries.close()
 
     def _draw(self) -> None:
         from matplotlib.figure import Figure  # a second to import: only rank 0 needs it
@@ -62,6 +86,14 @@ class RunLog:
             accuracy.legend()
         with atomic_write(self.curve) as file:
             figure.savefig(file, format="png", dpi=120)
+
+
+def _summary_writer(folder: Path) -> SummaryWriter:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError("tensorboard needs a package: pip install tensorboardX") from error
+    return SummaryWriter(str(folder), write_to_disk=True)
 
 
 def _append(path: Path, record: dict) -> None:

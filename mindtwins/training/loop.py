@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -85,7 +86,7 @@ class Trainer:
         self.progress = Progress()
         self.folder = Path(config.output_dir)
         self.checkpoints = CheckpointFolder(self.folder, config.keep_checkpoint_max)
-        self.log = RunLog(self.folder)
+        self.log = RunLog(self.folder, config.tensorboard and self.world.is_main)
         self._has_compiled = False
         self._epoch_started, self._epoch_first_step = 0.0, 0
 
@@ -95,7 +96,7 @@ class Trainer:
         self._check_same_start()
         self.introduce()
         stop_at = min(self.config.max_steps or self.last_step, self.last_step)
-        with StopRequest() as request:
+        with StopRequest() as request, closing(self.log):
             for batches in self.step_batches(self.progress.step, stop_at):
                 signal = self._agreed_signal(request)
                 if signal == 0:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
 
 from mindtwins.training.log import RunLog
 
@@ -40,3 +41,29 @@ def test_lines_curve_and_rewinding(tmp_path: Path):
     assert (tmp_path / "log.jsonl").read_text().splitlines() == lines[:2]
     steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
     assert [record["step"] for record in steps] == list(range(25))
+
+
+def test_tensorboard_summaries_hold_the_same_numbers(tmp_path: Path):
+    log = RunLog(tmp_path, tensorboard=True)
+    log.add_step(step=3, train_loss=0.5, grad_norm=None)
+    log.add_epoch(**epoch(1))
+    log.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    scalars = {
+        (value.tag, event.step): value.simple_value
+        for event in read_events(file.read_bytes())
+        for value in event.summary.value
+    }
+    assert scalars["step/train_loss", 3] == 0.5
+    assert scalars["epoch/test_acc1", 1] == 50.0
+    assert ("step/grad_norm", 3) not in scalars
+
+
+def read_events(data: bytes) -> list[Event]:
+    """Records of a length (8 bytes), its checksum (4), an event, and its checksum (4)."""
+    events = []
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return events
