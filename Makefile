@@ -13,12 +13,13 @@ export GLOG_v ?= 3
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast test-oldest lint clean
+.PHONY: help install demo test test-fast test-endurance test-oldest lint clean
 
 help:
 	@echo "make demo         train, validate, convert and classify on embedded data"
-	@echo "make test         formatting, linting and the whole test suite"
+	@echo "make test         formatting, linting and the test suite"
 	@echo "make test-fast    the suite without its slow sweeps"
+	@echo "make test-endurance  jobs that are killed and resumed again and again, for an hour"
 	@echo "make test-oldest  the fast suite on MindSpore $(OLDEST_MINDSPORE)"
 	@echo "make clean        remove what these made"
 
@@ -39,10 +40,13 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not endurance"
 
 test-fast: lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not endurance"
+
+test-endurance: $(VENV)/installed
+	$(BIN)/python -m pytest -m endurance
 
 test-oldest:
 	$(MAKE) VENV=.venv-oldest MINDSPORE=$(OLDEST_MINDSPORE) test-fast

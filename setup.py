@@ -1,11 +1,24 @@
 """Installation: `pip install -e .[convert,demo]`; the Makefile does all of it."""
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+
+# MindSpore loads it as a library; Python never imports it. Compiled for the processor of this
+# machine, which the library checks for when it is loaded. Without a compiler the installation
+# goes on without it (`optional`), and the layers use MindSpore's own operators.
+KERNELS = Extension(
+    "mindtwins.layers.kernels._kernels",
+    ["mindtwins/layers/kernels/kernels.cpp"],
+    language="c++",
+    extra_compile_args=["-std=c++17", "-O3", "-march=native", "-pthread"],
+    extra_link_args=["-pthread"],
+    optional=True,
+)
 
 setup(
     name="mindtwins",
     version="0.1.0",
     description="Twins vision transformers (PCPVT and SVT) on MindSpore, with PyTorch's answers",
+    ext_modules=[KERNELS],
     packages=find_packages(include=["mindtwins", "mindtwins.*"]),
     # MindSpore 2.10 has wheels for 3.9 to 3.12, torch 2.13 for 3.10 and up.
     python_requires=">=3.10,<3.13",

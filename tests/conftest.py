@@ -1,11 +1,12 @@
 """Settings for all tests."""
 
+import os
+
+# Before torch is loaded: its idle threads would otherwise spin on the cores that MindSpore needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import mindspore as ms
 import pytest
-import torch
-
-# Two cores: torch and MindSpore would otherwise each start a thread per core and wait on them.
-torch.set_num_threads(2)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -141,17 +142,19 @@ def kill_and_resume(cwd: Path, digits: str, kills: int) -> None:
     run("train.py", cwd, digits, *RECIPE, "--resume")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(uninterrupted: Path, digits: str, tmp_path: Path):
     kill_and_resume(tmp_path, digits, kills=3)
     assert_same_files(uninterrupted, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_killed_twenty_times(uninterrupted: Path, digits: str, tmp_path: Path):
     kill_and_resume(tmp_path, digits, kills=20)
     assert_same_files(uninterrupted, tmp_path)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_a_damaged_checkpoint_is_passed_over(
     uninterrupted: Path, digits: str, tmp_path: Path
 ):
@@ -179,7 +182,7 @@ def test_a_step_that_is_not_finite_stops_the_run(digits: str, tmp_path: Path):
     arguments = [digits, "--std=1e-38,1e-38,1e-38", "--output_dir=run", "--mixup=0"]
     output = run("train.py", tmp_path, *arguments, code=1)
     assert "error: step 0 is not finite: loss " in output and "Traceback" not in output
-    assert "gradient norm nan, learning rate 1e-06, loss scale 1" in output
+    assert re.search("gradient norm (nan|inf), learning rate 1e-06, loss scale 1", output)
     listed = (tmp_path / "run" / "non_finite_step_0.txt").read_text().splitlines()
     assert len(listed) == 64 and all(Path(path).is_file() for path in listed)
     assert not list((tmp_path / "run").glob("*.ckpt"))

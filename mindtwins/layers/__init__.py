@@ -7,6 +7,8 @@ names and shapes whichever formulation computes with them.
 
 from mindtwins.layers.activation import GELU
 from mindtwins.layers.attention import (
+    CrossAttention,
+    WindowAttention,
     attend,
     merge_heads,
     merge_windows,
@@ -22,10 +24,12 @@ from mindtwins.layers.residual import add_branch, draw_keep
 
 __all__ = [
     "GELU",
+    "CrossAttention",
     "Dense",
     "DepthwiseConv3x3",
     "LayerNorm",
     "PatchConv",
+    "WindowAttention",
     "add_branch",
     "attend",
     "crop_top_left",

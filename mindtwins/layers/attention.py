@@ -5,7 +5,72 @@ Heads vary slower than the channels of a head, as in torch: channel = head * hea
 
 from __future__ import annotations
 
-from mindspore import Tensor, ops
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindtwins.layers import kernels
+from mindtwins.layers.device import formulation
+
+
+class WindowAttention(nn.Cell):
+    """Multi-head attention of tokens to those of their own window.
+
+    (B, H, W, 3 C) -> (B, H, W, C), where the channels are queries, keys and values one after the
+    other, and H and W are multiples of the window's side. `mask`, if any, is added to the scores:
+    (1, windows, 1, side * side, side * side), windows row by row.
+    """
+
+    def __init__(self, heads: int, side: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.side = side
+        self.formulation = formulation()
+        self.sizes = Tensor([heads, side], ms.int32)
+        self.no_mask = Tensor([0], ms.float32)
+
+    def extend_repr(self) -> str:
+        return f"heads={self.heads}, side={self.side}, {self.formulation}"
+
+    def construct(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.formulation == "kernel" and qkv.dtype == ms.float32:
+            return kernels.window_attention(qkv, self.no_mask if mask is None else mask, self.sizes)
+        _, height, width, channels = qkv.shape
+        query, key, value = ops.split(qkv, channels // 3, -1)
+        out = attend(
+            partition_windows(query, self.heads, self.side),
+            partition_windows(key, self.heads, self.side),
+            partition_windows(value, self.heads, self.side),
+            mask,
+        )
+        return merge_windows(out, height, width, self.side)
+
+
+class CrossAttention(nn.Cell):
+    """Multi-head attention of all tokens of one map to all tokens of another.
+
+    Queries (B, H, W, C), keys and values one after the other (B, h, w, 2 C) -> (B, H, W, C).
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.formulation = formulation()
+        self.sizes = Tensor([heads], ms.int32)
+
+    def extend_repr(self) -> str:
+        return f"heads={self.heads}, {self.formulation}"
+
+    def construct(self, query: Tensor, key_value: Tensor) -> Tensor:
+        if self.formulation == "kernel" and query.dtype == ms.float32:
+            return kernels.global_attention(query, key_value, self.sizes)
+        _, height, width, channels = query.shape
+        key, value = ops.split(key_value, channels, -1)
+        out = attend(
+            split_heads(query, self.heads),
+            split_heads(key, self.heads),
+            split_heads(value, self.heads),
+        )
+        return merge_heads(out, height, width)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
+from mindtwins.layers import kernels
 from mindtwins.layers.device import formulation
 from mindtwins.layers.padding import crop_top_left
 
@@ -29,6 +30,10 @@ class _Conv(nn.Cell):
         shape = (out_channels, in_channels // groups, kernel, kernel)
         self.weight = Parameter(initializer(Normal(math.sqrt(2 / fan_out)), shape, ms.float32))
         self.bias = Parameter(initializer("zeros", (out_channels,), ms.float32))
+        self.formulation = formulation()
+
+    def extend_repr(self) -> str:
+        return f"{self.weight.shape}, {self.formulation}"
 
 
 class PatchConv(_Conv):
@@ -40,14 +45,14 @@ class PatchConv(_Conv):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__(in_channels, out_channels, kernel, groups=1)
-        self.convolve = _PATCH_CONV[formulation()]
+        self.convolve = _PATCH_CONV[self.formulation]
 
     def construct(self, x: Tensor) -> Tensor:
         weight, bias = ops.cast(self.weight, x.dtype), ops.cast(self.bias, x.dtype)
-        return self.convolve(x, weight, self.kernel) + bias
+        return self.convolve(x, weight, bias, self.kernel)
 
 
-def _patch_conv_matmul(x: Tensor, weight: Tensor, kernel: int) -> Tensor:
+def _patches_times_matrix(x: Tensor, weight: Tensor, kernel: int) -> Tensor:
     _, height, width, channels = x.shape
     rows, columns = height // kernel, width // kernel
     x = crop_top_left(x, rows * kernel, columns * kernel)
@@ -58,10 +63,19 @@ def _patch_conv_matmul(x: Tensor, weight: Tensor, kernel: int) -> Tensor:
     return ops.reshape(ops.matmul(patches, matrix), (-1, rows, columns, weight.shape[0]))
 
 
-def _patch_conv_native(x: Tensor, weight: Tensor, kernel: int) -> Tensor:
+def _patch_conv_matmul(x: Tensor, weight: Tensor, bias: Tensor, kernel: int) -> Tensor:
+    return _patches_times_matrix(x, weight, kernel) + bias
+
+
+def _patch_conv_kernel(x: Tensor, weight: Tensor, bias: Tensor, kernel: int) -> Tensor:
+    out = _patches_times_matrix(x, weight, kernel)
+    return kernels.add_bias(out, bias) if x.dtype == ms.float32 else out + bias
+
+
+def _patch_conv_native(x: Tensor, weight: Tensor, bias: Tensor, kernel: int) -> Tensor:
     x = ops.transpose(x, (0, 3, 1, 2))
     x = ops.conv2d(x, weight, stride=kernel, pad_mode="valid")
-    return ops.transpose(x, (0, 2, 3, 1))
+    return ops.transpose(x, (0, 2, 3, 1)) + bias
 
 
 class DepthwiseConv3x3(_Conv):
@@ -69,14 +83,14 @@ class DepthwiseConv3x3(_Conv):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, kernel=3, groups=channels)
-        self.convolve = _DEPTHWISE_3X3[formulation()]
+        self.convolve = _DEPTHWISE_3X3[self.formulation]
 
     def construct(self, x: Tensor) -> Tensor:
         weight, bias = ops.cast(self.weight, x.dtype), ops.cast(self.bias, x.dtype)
-        return self.convolve(x, weight) + bias
+        return self.convolve(x, weight, bias)
 
 
-def _depthwise_3x3_shifts(x: Tensor, weight: Tensor) -> Tensor:
+def _depthwise_3x3_shifts(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Sum over the nine taps of the shifted map times that tap's weight per channel."""
     batch, height, width, channels = x.shape
     row = ops.zeros((batch, 1, width, channels), x.dtype)
@@ -88,14 +102,28 @@ def _depthwise_3x3_shifts(x: Tensor, weight: Tensor) -> Tensor:
     for tap in range(1, 9):
         shifted = ops.slice(x, (0, tap // 3, tap % 3, 0), (batch, height, width, channels))
         total = total + shifted * taps[tap]
-    return total
+    return total + bias
 
 
-def _depthwise_3x3_native(x: Tensor, weight: Tensor) -> Tensor:
+def _depthwise_3x3_native(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     x = ops.transpose(x, (0, 3, 1, 2))
     x = ops.conv2d(x, weight, pad_mode="pad", padding=1, groups=weight.shape[0])
-    return ops.transpose(x, (0, 2, 3, 1))
+    return ops.transpose(x, (0, 2, 3, 1)) + bias
 
 
-_PATCH_CONV = {"matmul": _patch_conv_matmul, "native": _patch_conv_native}
-_DEPTHWISE_3X3 = {"matmul": _depthwise_3x3_shifts, "native": _depthwise_3x3_native}
+def _depthwise_3x3_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if x.dtype == ms.float32:
+        return kernels.depthwise(x, weight, bias)
+    return _depthwise_3x3_shifts(x, weight, bias)
+
+
+_PATCH_CONV = {
+    "native": _patch_conv_native,
+    "matmul": _patch_conv_matmul,
+    "kernel": _patch_conv_kernel,
+}
+_DEPTHWISE_3X3 = {
+    "native": _depthwise_3x3_native,
+    "matmul": _depthwise_3x3_shifts,
+    "kernel": _depthwise_3x3_kernel,
+}

@@ -12,14 +12,21 @@ from contextlib import contextmanager
 
 import mindspore as ms
 
+from mindtwins.layers import kernels
+
 # "native": MindSpore's own operator of that name. "matmul": slices, products and matrix products.
-_FORMULATION_OF_DEVICE = {"CPU": "matmul", "GPU": "native", "Ascend": "native"}
+# "kernel": the C++ kernels where there is one, else "matmul".
+FORMULATIONS = ("native", "matmul", "kernel")
 _forced: str | None = None
 
 
 def formulation() -> str:
-    """Name of the formulation that layers built now will use: "native" or "matmul"."""
-    return _forced or _FORMULATION_OF_DEVICE[ms.get_current_device().device_target]
+    """Name of the formulation that layers built now will use: one of `FORMULATIONS`."""
+    if _forced is not None:
+        return _forced
+    if ms.get_current_device().device_target != "CPU":
+        return "native"
+    return "kernel" if kernels.available() else "matmul"
 
 
 @contextmanager
@@ -27,11 +34,14 @@ def use_formulation(name: str) -> Iterator[None]:
     """Build layers with the named formulation whatever the device, to compare formulations.
 
     Raises:
-        ValueError: for a name that is not a formulation.
+        ValueError: for a name that is not a formulation, or "kernel" where the kernels are not
+            available.
     """
     global _forced
-    if name not in _FORMULATION_OF_DEVICE.values():
-        raise ValueError(f"unknown formulation {name!r}: use 'native' or 'matmul'")
+    if name not in FORMULATIONS:
+        raise ValueError(f"unknown formulation {name!r}: use one of {', '.join(FORMULATIONS)}")
+    if name == "kernel" and not kernels.available():
+        raise ValueError(kernels.status())
     before, _forced = _forced, name
     try:
         yield

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from mindspore import nn
+import mindspore as ms
+from mindspore import Tensor, nn
+
+from mindtwins.layers import kernels
+from mindtwins.layers.device import formulation
 
 
 class LayerNorm(nn.LayerNorm):
@@ -13,3 +17,13 @@ class LayerNorm(nn.LayerNorm):
 
     def __init__(self, channels: int, epsilon: float) -> None:
         super().__init__((channels,), epsilon=epsilon)
+        self.formulation = formulation()
+        self.epsilon_tensor = Tensor([epsilon], ms.float32)
+
+    def extend_repr(self) -> str:
+        return f"{self.normalized_shape[0]}, epsilon={self.epsilon}, {self.formulation}"
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.formulation == "kernel" and x.dtype == ms.float32:
+            return kernels.layer_norm(x, self.gamma, self.beta, self.epsilon_tensor)
+        return super().construct(x)

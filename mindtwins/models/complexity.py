@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mindtwins.layers import kernels
 from mindtwins.models.twins import PATCH_SIZES, WINDOW
 from mindtwins.models.variants import VARIANTS, parameter_shapes, resolve_name
 
@@ -78,6 +79,7 @@ def format_summary(
     variant = VARIANTS[resolve_name(name)]
     lines = [
         f"{resolve_name(name)} ({variant.family.upper()}), one {image_size} x {image_size} image",
+        kernels.status(),
         f"{'':<10}{'output':>16}{'parameters':>14}{'multiply-adds':>18}{'in attention':>16}",
     ]
     for part in parts:

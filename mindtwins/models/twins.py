@@ -19,19 +19,16 @@ from mindspore import Tensor, nn, ops
 from mindtwins.errors import UserError
 from mindtwins.layers import (
     GELU,
+    CrossAttention,
     Dense,
     DepthwiseConv3x3,
     LayerNorm,
     PatchConv,
+    WindowAttention,
     add_branch,
-    attend,
     crop_top_left,
     draw_keep,
-    merge_heads,
-    merge_windows,
     pad_bottom_right,
-    partition_windows,
-    split_heads,
 )
 
 PATCH_SIZES = (4, 2, 2, 2)
@@ -120,18 +117,15 @@ class GlobalSubsampledAttention(nn.Cell):
         self.subsamples = sr_ratio > 1
         self.q = Dense(channels, channels)
         self.kv = Dense(channels, 2 * channels)
+        self.attend = CrossAttention(heads)
         self.proj = Dense(channels, channels)
         if self.subsamples:
             self.sr = PatchConv(channels, channels, sr_ratio)
             self.norm = LayerNorm(channels, epsilon)
 
     def construct(self, x: Tensor) -> Tensor:
-        _, height, width, _ = x.shape
         summary = self.norm(self.sr(x)) if self.subsamples else x
-        query = split_heads(self.q(x), self.heads)
-        key, value = ops.split(self.kv(summary), self.channels, -1)
-        out = attend(query, split_heads(key, self.heads), split_heads(value, self.heads))
-        return self.proj(merge_heads(out, height, width))
+        return self.proj(self.attend(self.q(x), self.kv(summary)))
 
 
 class LocallyGroupedAttention(nn.Cell):
@@ -143,7 +137,11 @@ class LocallyGroupedAttention(nn.Cell):
         self.heads = heads
         self.padding = padding
         self.qkv = Dense(channels, 3 * channels)
+        self.attend = WindowAttention(heads, WINDOW)
         self.proj = Dense(channels, channels)
+
+    def extend_repr(self) -> str:
+        return f"padding={self.padding}"
 
     def construct(self, x: Tensor) -> Tensor:
         _, height, width, _ = x.shape
@@ -156,14 +154,8 @@ class LocallyGroupedAttention(nn.Cell):
         x = pad_bottom_right(x, bottom, right)
         _, rows, columns, _ = x.shape
         # Padding comes before the projection: a padded token's query, key and value are the bias.
-        query, key, value = ops.split(self.qkv(x), self.channels, -1)
-        out = attend(
-            partition_windows(query, self.heads, WINDOW),
-            partition_windows(key, self.heads, WINDOW),
-            partition_windows(value, self.heads, WINDOW),
-            _mask(rows, columns, bottom, right) if self.padding == "mask" else None,
-        )
-        out = merge_windows(out, rows, columns, WINDOW)
+        mask = _mask(rows, columns, bottom, right) if self.padding == "mask" else None
+        out = self.attend(self.qkv(x), mask)
         return self.proj(crop_top_left(out, height, width))
 
 
@@ -211,8 +203,14 @@ class MLP(nn.Cell):
 
 
 class Block(nn.Cell):
-    """Attention and MLP, each on normalised tokens and added to its input (equation 3)."""
+    """Attention and MLP, each on normalised tokens and added to its input (equation 3).
 
+    Blocks that print alike are compiled once ("lazy inline"), which halves the time to build a
+    graph; whatever changes a block's computation must therefore be among its arguments or in the
+    `extend_repr` of its attention's cells.
+    """
+
+    @ms.lazy_inline(policy="front")
     def __init__(self, attention: nn.Cell, channels: int, mlp_ratio: int, epsilon: float) -> None:
         super().__init__()
         self.norm1 = LayerNorm(channels, epsilon)

@@ -4,11 +4,26 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
+from parity import assert_stages_agree, copy_weights, photographs
 
+import mindtwins
 from mindtwins import layers
+from mindtwins.layers import kernels
+from mindtwins.layers.device import FORMULATIONS
+from mindtwins.models.twins import StagesAndLogits
+from mindtwins.reference import create_reference
+from mindtwins.reference.weights import randomise
 
-FORMULATIONS = ("native", "matmul")
+FORMULATIONS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            name == "kernel" and not kernels.available(), reason=kernels.status()
+        ),
+    )
+    for name in FORMULATIONS
+]
 
 
 class WeightedSum(nn.Cell):
@@ -21,7 +36,9 @@ class WeightedSum(nn.Cell):
         return (self.layer(x) * self.weights).sum()
 
 
-def check(layer: nn.Cell, reference: torch.nn.Module, x: np.ndarray, channels_first: bool) -> None:
+def check(
+    layer: nn.Cell, reference: torch.nn.Module, x: np.ndarray, channels_first: bool = False
+) -> None:
     """Values and gradients (input and parameters) against torch in float64."""
     source = torch.from_numpy(x).double().requires_grad_()
     reference = reference.double()
@@ -78,28 +95,183 @@ def test_depthwise_conv(formulation, size):
     check(layer, reference, tokens(2, *size, 6), channels_first=True)
 
 
-def test_dense():
-    layer, reference = layers.Dense(6, 4), torch.nn.Linear(6, 4)
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_dense(formulation):
+    with layers.use_formulation(formulation):
+        layer = layers.Dense(6, 37)
+    reference = torch.nn.Linear(6, 37)
     copy(reference, layer)
-    check(layer, reference, tokens(2, 3, 5, 6), channels_first=False)
+    check(layer, reference, tokens(2, 3, 5, 6))
 
 
+@pytest.mark.parametrize("channels", [6, 64, 100])
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-5])
-def test_layer_norm(epsilon):
-    layer, reference = layers.LayerNorm(6, epsilon), torch.nn.LayerNorm(6, eps=epsilon)
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_layer_norm(formulation, epsilon, channels):
+    with layers.use_formulation(formulation):
+        layer = layers.LayerNorm(channels, epsilon)
+    reference = torch.nn.LayerNorm(channels, eps=epsilon)
     copy(reference, layer)
-    check(layer, reference, tokens(2, 3, 5, 6), channels_first=False)
+    check(layer, reference, tokens(2, 3, 5, channels))
 
 
-def test_gelu_is_the_exact_one():
-    check(layers.GELU(), torch.nn.GELU(), 3 * tokens(2, 30, 5, 6), channels_first=False)
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_gelu_is_the_exact_one(formulation):
+    with layers.use_formulation(formulation):
+        layer = layers.GELU()
+    check(layer, torch.nn.GELU(), 3 * tokens(2, 30, 5, 7))
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_gelu_far_out(formulation):
+    """Saturation, and nothing swallowed: what is not a number stays so."""
+    with layers.use_formulation(formulation):
+        layer = layers.GELU()
+    x = np.array([-1e30, -100, -10, -6, 6, 10, 100, 1e30, np.nan], np.float32)
+    expected = torch.nn.functional.gelu(torch.from_numpy(x).double()).numpy()
+    np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), expected, rtol=2e-7, atol=1e-8)
+
+
+class TorchWindowAttention(torch.nn.Module):
+    """Each window by itself, in a loop."""
+
+    def __init__(self, heads: int, side: int, mask: np.ndarray | None) -> None:
+        super().__init__()
+        self.heads, self.side, self.mask = heads, side, mask
+
+    def forward(self, qkv: torch.Tensor) -> torch.Tensor:
+        batch, height, width, channels = qkv.shape
+        out = torch.empty(batch, height, width, channels // 3, dtype=qkv.dtype)
+        window = 0
+        for top in range(0, height, self.side):
+            for left in range(0, width, self.side):
+                part = qkv[:, top : top + self.side, left : left + self.side]
+                query, key, value = (
+                    t.reshape(batch, self.side**2, self.heads, -1).transpose(1, 2)
+                    for t in part.split(channels // 3, -1)
+                )
+                mask = None
+                if self.mask is not None:
+                    mask = torch.from_numpy(self.mask[0, window, 0]).to(qkv)
+                result = torch.nn.functional.scaled_dot_product_attention(
+                    query, key, value, attn_mask=mask
+                )
+                out[:, top : top + self.side, left : left + self.side] = result.transpose(
+                    1, 2
+                ).reshape(batch, self.side, self.side, -1)
+                window += 1
+        return out
+
+
+class Masked(nn.Cell):
+    def __init__(self, layer: nn.Cell, mask: np.ndarray | None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.mask = None if mask is None else Tensor(mask)
+
+    def construct(self, x):
+        return self.layer(x, self.mask)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("heads", "side", "depth"), [(1, 7, 64), (3, 7, 32), (2, 2, 5)])
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_window_attention(formulation, heads, side, depth, masked):
+    with layers.use_formulation(formulation):
+        layer = layers.WindowAttention(heads, side)
+    mask = None
+    if masked:
+        mask = np.where(tokens(1, 6, 1, side**2, side**2) > 1, np.float32(-1000), np.float32(0))
+    x = tokens(2, 2 * side, 3 * side, 3 * heads * depth)
+    check(Masked(layer, mask), TorchWindowAttention(heads, side, mask), x)
+
+
+class TorchCrossAttention(torch.nn.Module):
+    """Queries and summary both taken from one tensor, so that one gradient covers them all."""
+
+    def __init__(self, heads: int, summary: tuple[int, int]) -> None:
+        super().__init__()
+        self.heads, self.summary = heads, summary
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, height, width, channels = x.shape[0], x.shape[1], x.shape[2], x.shape[3] // 3
+        rows, columns = self.summary
+
+        def heads(part: torch.Tensor) -> torch.Tensor:
+            return part.reshape(batch, -1, self.heads, channels // self.heads).transpose(1, 2)
+
+        out = torch.nn.functional.scaled_dot_product_attention(
+            heads(x[..., :channels]),
+            heads(x[:, :rows, :columns, channels : 2 * channels]),
+            heads(x[:, :rows, :columns, 2 * channels :]),
+        )
+        return out.transpose(1, 2).reshape(batch, height, width, channels)
+
+
+class CrossAttentionOfOne(nn.Cell):
+    def __init__(self, layer: nn.Cell, summary: tuple[int, int]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.summary = summary
+
+    def construct(self, x):
+        batch, height, width, channels = x.shape
+        query = ops.slice(x, (0, 0, 0, 0), (batch, height, width, channels // 3))
+        size = (batch, *self.summary, 2 * channels // 3)
+        return self.layer(query, ops.slice(x, (0, 0, 0, channels // 3), size))
+
+
+@pytest.mark.parametrize(
+    ("heads", "depth", "size", "summary"),
+    [(1, 64, (9, 8), (1, 1)), (2, 32, (14, 14), (7, 7)), (3, 5, (4, 5), (4, 5))],
+)
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_cross_attention(formulation, heads, depth, size, summary):
+    with layers.use_formulation(formulation):
+        layer = layers.CrossAttention(heads)
+    x = tokens(2, *size, 3 * heads * depth)
+    check(CrossAttentionOfOne(layer, summary), TorchCrossAttention(heads, summary), x)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("name", ["svt_tiny", "pcpvt_small"])
+def test_whole_model(formulation, name):
+    """Stage by stage as the parity tests do, with each formulation."""
+    reference = randomise(create_reference(name, num_classes=10, window_padding="mask"))
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    with layers.use_formulation(formulation):
+        cell = mindtwins.create_model(name, num_classes=10, window_padding="mask")
+    copy_weights(reference, cell)
+    assert_stages_agree(StagesAndLogits(cell), reference, photographs(99, 67))
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_half_precision_has_a_formulation_too(formulation):
+    """The kernels are float32 only."""
+    with layers.use_formulation(formulation):
+        cells = [
+            (layers.GELU(), 8),
+            (layers.Dense(8, 4).to_float(ms.float16), 8),
+            (layers.LayerNorm(8, 1e-5).to_float(ms.float16), 8),
+            (layers.DepthwiseConv3x3(8), 8),
+            (layers.WindowAttention(2, 2), 24),
+        ]
+    for cell, channels in cells:
+        x = tokens(2, 4, 4, channels)
+        half = cell(Tensor(x.astype(np.float16)))
+        assert half.dtype == ms.float16
+    single = cells[0][0](Tensor(x)).asnumpy()
+    np.testing.assert_allclose(
+        cells[0][0](Tensor(x, ms.float16)).asnumpy(), single, rtol=2e-3, atol=2e-3
+    )
 
 
 def test_formulation_follows_the_device_unless_named():
-    assert layers.formulation() == "matmul"  # on CPU
+    on_cpu = "kernel" if kernels.available() else "matmul"
+    assert layers.formulation() == on_cpu
     with layers.use_formulation("native"):
         assert layers.formulation() == "native"
-    assert layers.formulation() == "matmul"
+    assert layers.formulation() == on_cpu
     with (
         pytest.raises(ValueError, match="unknown formulation 'fast'"),
         layers.use_formulation("fast"),

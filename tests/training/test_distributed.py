@@ -48,6 +48,7 @@ def arguments(digits: Path, output: Path, batch_size: int = 8, **changes: object
         "epoch_size": 2,
         "warmup_epochs": 1,
         "ema": "true",
+        "log_interval": 1,
     } | changes
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
@@ -62,6 +63,7 @@ def losses(output: Path) -> list[float]:
     return [record["train_loss"] for record in records]
 
 
+@pytest.mark.slow
 @needs_mpirun
 def test_two_ranks_learn_what_one_does_with_twice_the_batch(digits, tmp_path, monkeypatch):
     job = Job("mpirun", tmp_path, "train.py", *arguments(digits, tmp_path / "two"))
@@ -85,6 +87,7 @@ def test_two_ranks_learn_what_one_does_with_twice_the_batch(digits, tmp_path, mo
     assert metrics.loss == record["test_loss"]
 
 
+@pytest.mark.slow
 def test_killed_rank_ends_the_job_with_its_number_and_a_checkpoint(digits, tmp_path):
     output = tmp_path / "out"
     job = Job(
@@ -116,7 +119,7 @@ def test_ranks_that_start_differently_are_found_out(digits, tmp_path):
         trainer._check_same_start()
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.parametrize("launcher", [pytest.param("mpirun", marks=needs_mpirun), "msrun"])
 @pytest.mark.parametrize("victim", [0, 1])
 def test_two_ranks_resume_bit_for_bit_after_a_kill(digits, tmp_path, launcher, victim):
@@ -136,7 +139,7 @@ def test_two_ranks_resume_bit_for_bit_after_a_kill(digits, tmp_path, launcher, v
     assert read(killed / "log.jsonl") == read(whole / "log.jsonl")
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.parametrize("launcher", [pytest.param("mpirun", marks=needs_mpirun), "msrun"])
 def test_bad_file_on_one_rank_stops_after_the_last_step(digits, tmp_path, launcher):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -167,7 +170,7 @@ def test_bad_file_on_one_rank_stops_after_the_last_step(digits, tmp_path, launch
     assert (stopped / "final.ckpt").read_bytes() == (whole / "final.ckpt").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @needs_mpirun
 def test_signal_to_one_rank_stops_all_after_the_same_step(digits, tmp_path):
     output = tmp_path / "out"
@@ -180,7 +183,7 @@ def test_signal_to_one_rank_stops_all_after_the_same_step(digits, tmp_path):
     assert checkpoint.metadata["progress"]["step"] == len(losses(output))
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.parametrize("launcher", [pytest.param("mpirun", marks=needs_mpirun), "msrun"])
 def test_validation_on_three_ranks_equals_one(digits, tmp_path, launcher):
     config = parse_config(TrainConfig, arguments(digits, tmp_path / "none"), "")

@@ -35,7 +35,7 @@ def imagenet(tmp_path) -> Path:
     return tmp_path / "imagenet"
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @needs_mpirun
 def test_svt_s_gpu_runs_on_two_cpu_ranks_and_resumes_after_a_kill(imagenet, tmp_path):
     output = tmp_path / "out"

@@ -1,0 +1,26 @@
+"""C++ kernels for the CPU, built at installation where there is a compiler.
+
+`operators` holds MindSpore primitives that call them; without the library, or on a processor it
+was not compiled for, layers use their plain formulation, and `status` says why.
+"""
+
+from mindtwins.layers.kernels.library import available, status
+from mindtwins.layers.kernels.operators import (
+    add_bias,
+    depthwise,
+    gelu,
+    global_attention,
+    layer_norm,
+    window_attention,
+)
+
+__all__ = [
+    "add_bias",
+    "available",
+    "depthwise",
+    "gelu",
+    "global_attention",
+    "layer_norm",
+    "status",
+    "window_attention",
+]
