@@ -196,8 +196,8 @@ class OptimisationSection:
     ema_decay: float = option(0.9999, "decay of the average per step", above=0, at_most=0.999999)
     amp_level: str = option(
         "O0",
-        "fp16: O0 none; O1 matrix products; O2 everything but norms, softmax and the loss; O3 "
-        "everything but the loss",
+        "fp16: O0 nothing; O1 linear layers and convolutions; O2 everything but norms and the "
+        "loss; O3 everything but the loss",
         choices=("O0", "O1", "O2", "O3"),
     )
     loss_scale: float = option(

@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 
 import mindspore as ms
 from mindspore import nn
-from mindspore.amp import auto_mixed_precision
 
 from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint, load_into
 from mindtwins.config import Config
@@ -19,7 +18,14 @@ from mindtwins.data import (
     write_digits,
 )
 from mindtwins.errors import UserError
-from mindtwins.layers import LayerNorm
+from mindtwins.layers import (
+    CrossAttention,
+    Dense,
+    DepthwiseConv3x3,
+    LayerNorm,
+    PatchConv,
+    WindowAttention,
+)
 from mindtwins.models import create_model
 from mindtwins.models.twins import Dialect
 from mindtwins.models.variants import resolve_name
@@ -93,23 +99,34 @@ def _with_head_of(model: nn.Cell, checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tensors=kept | fresh)
 
 
+# What an fp16 level computes in float32, and what O1 computes in fp16.
+_SENSITIVE = {
+    "O1": (LayerNorm, WindowAttention, CrossAttention),
+    "O2": (LayerNorm,),
+    "O3": (),
+}
+_PRODUCTS = (Dense, PatchConv, DepthwiseConv3x3)
+
+
 def set_precision(model: nn.Cell, level: str) -> nn.Cell:
     """Make a model compute in fp16 as far as its level says; its parameters stay float32.
 
+    Each layer is told its type, rather than MindSpore's automatic mixed precision: that one puts
+    its casts where a layer that asks for the type of its input does not see them.
+
     Args:
-        level: "O0" all float32. "O1" matrix products and convolutions in fp16, norms and softmax
-            in float32, as torch's autocast does (MindSpore calls that "auto"; its own O1 rewrites
-            sources and fails on subclassed layers). "O2" fp16 everywhere but in norms. "O3" fp16
-            everywhere.
+        level: "O0" all float32. "O1" linear layers and convolutions in fp16, norms and attention
+            (its softmax) in float32. "O2" fp16 everywhere but in norms. "O3" fp16 everywhere.
     """
-    if level == "O1":
-        return auto_mixed_precision(model, "auto")
-    if level in ("O2", "O3"):
+    if level == "O0":
+        return model
+    if level != "O1":
         model.to_float(ms.float16)
-    if level == "O2":
-        for _, cell in model.cells_and_names():
-            if isinstance(cell, LayerNorm):
-                cell.to_float(ms.float32)
+    for _, cell in model.cells_and_names():
+        if level == "O1" and isinstance(cell, _PRODUCTS):
+            cell.to_float(ms.float16)
+        if isinstance(cell, _SENSITIVE[level]):
+            cell.to_float(ms.float32)
     return model
 
 
