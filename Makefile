@@ -13,7 +13,7 @@ export GLOG_v ?= 3
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast test-endurance test-oldest lint clean
+.PHONY: help install demo bench test test-fast test-endurance test-oldest lint clean
 
 help:
 	@echo "make demo         train, validate, convert and classify on embedded data"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-fast    the suite without its slow sweeps"
 	@echo "make test-endurance  jobs that are killed and resumed again and again, for an hour"
 	@echo "make test-oldest  the fast suite on MindSpore $(OLDEST_MINDSPORE)"
+	@echo "make bench        measures MindTwins beside PyTorch on this machine"
 	@echo "make clean        remove what these made"
 
 $(VENV)/installed: setup.py
@@ -34,6 +35,9 @@ install: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(BIN)/python demo.py
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.speed
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,0 +1,38 @@
+"""Not slower than PyTorch: ratios of processor time on one core, never times.
+
+The floors are below what was measured by more than the noise of a busy
+machine.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mindtwins.layers import kernels
+
+ROOT = Path(__file__).parents[2]
+INFERENCE_FLOOR = 0.95
+TRAINING_FLOOR = 1.0
+
+
+def ratios(*arguments: str) -> dict[str, float]:
+    """Ratios of processor time to eager PyTorch's, by label."""
+    command = [sys.executable, "-m", "benchmarks.speed", "--threads", "1", *arguments]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    rows = re.findall(r"^(\w[^\n]*?)  +torch eager .* ([\d.]+)$", output, re.MULTILINE)
+    assert rows, output
+    return {label: float(ratio) for label, ratio in rows}
+
+
+@pytest.mark.endurance
+@pytest.mark.skipif(not kernels.available(), reason=kernels.status())
+@pytest.mark.parametrize("name", ["svt_small", "pcpvt_small"])
+def test_not_slower_than_pytorch(name):
+    inference = ratios("--parts", "inference", "--models", name, "--rounds", "5")
+    assert len(inference) == 3
+    assert min(inference.values()) > INFERENCE_FLOOR, inference
+    training = ratios("--parts", "training", "--models", name, "--rounds", "3")
+    assert min(training.values()) > TRAINING_FLOOR, training
