@@ -8,7 +8,7 @@ from mindspore import Tensor
 
 import mindtwins.layers
 from mindtwins.layers import kernels
-from mindtwins.layers.kernels import library
+from mindtwins.layers.kernels import loading
 
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason=kernels.status())
 
@@ -16,13 +16,13 @@ needs_kernels = pytest.mark.skipif(not kernels.available(), reason=kernels.statu
 @pytest.fixture
 def forget():
     """Let the library be looked for again, before and after."""
-    library._problem.cache_clear()
+    loading._problem.cache_clear()
     yield
-    library._problem.cache_clear()
+    loading._problem.cache_clear()
 
 
 def test_status_says_why_the_kernels_are_not_used(forget, monkeypatch, tmp_path):
-    monkeypatch.setattr(library, "FILE", tmp_path / "absent.so")
+    monkeypatch.setattr(loading, "FILE", tmp_path / "absent.so")
     assert not kernels.available()
     assert kernels.status() == (
         "CPU kernels: not built: no C++ compiler when MindTwins was installed"
@@ -38,21 +38,21 @@ def test_status_says_why_the_kernels_are_not_used(forget, monkeypatch, tmp_path)
 def test_a_file_that_is_no_library_is_not_used(forget, monkeypatch, tmp_path):
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"not a library")
-    monkeypatch.setattr(library, "FILE", broken)
+    monkeypatch.setattr(loading, "FILE", broken)
     assert not kernels.available()
     assert kernels.status().startswith("CPU kernels: not usable: ")
 
 
 @needs_kernels
 def test_status_says_where_the_kernels_are():
-    assert kernels.status() == f"CPU kernels: active ({library.FILE})"
+    assert kernels.status() == f"CPU kernels: active ({loading.FILE})"
 
 
 @pytest.mark.parametrize(("wanted", "threads"), [("1", 1), ("999", 3), ("", 3), ("no", 3)])
 def test_threads_follow_the_cores_and_omp_num_threads(monkeypatch, wanted, threads):
-    monkeypatch.setattr(library.os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda pid: {0, 1, 2})
     monkeypatch.setenv("OMP_NUM_THREADS", wanted)
-    assert library._thread_count() == threads
+    assert loading._thread_count() == threads
 
 
 @needs_kernels
@@ -63,7 +63,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
     gamma = Tensor(rng.standard_normal(48).astype(np.float32))
     weight = Tensor(rng.standard_normal((48, 1, 3, 3)).astype(np.float32))
     epsilon = Tensor(np.array([1e-6], np.float32))
-    shared = ctypes.CDLL(str(library.FILE))
+    shared = ctypes.CDLL(str(loading.FILE))
     results = []
     for threads in (1, 2, 5):
         shared.mindtwins_set_threads(threads)
@@ -73,7 +73,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
             *kernels.operators._depthwise_gradient(dy, x, weight),
         ]
         results.append([output.asnumpy() for output in outputs])
-    shared.mindtwins_set_threads(library._thread_count())
+    shared.mindtwins_set_threads(loading._thread_count())
     for other in results[1:]:
         for ours, theirs in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(ours, theirs)

@@ -4,7 +4,7 @@
 was not compiled for, layers use their plain formulation, and `status` says why.
 """
 
-from mindtwins.layers.kernels.library import available, status
+from mindtwins.layers.kernels.loading import available, status
 from mindtwins.layers.kernels.operators import (
     add_bias,
     depthwise,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from mindspore import ops
 
-from mindtwins.layers.kernels.library import FILE, available
+from mindtwins.layers.kernels.loading import FILE, available
 
 
 def _operator(name: str, infer: Callable, bprop: Callable | None = None) -> ops.Custom | None:
