@@ -61,9 +61,12 @@ class Models:
 
         self._others[TIMM] = randomise(timm.create_model(f"twins_{self.name}")).eval()
 
-    def add_compiled(self) -> None:
-        """Let the reference compiled by torch.compile compete too."""
-        self._others[COMPILED] = torch.compile(self.reference)
+    def add_compiled(self, pixels: np.ndarray) -> None:
+        """Let the reference, compiled by torch.compile for such images, compete too."""
+        compiled = torch.compile(self.reference)
+        with torch.inference_mode():
+            compiled(torch.from_numpy(pixels))
+        self._others[COMPILED] = compiled
 
     def work(self, batch: int, size: int = 224) -> dict[str, Work]:
         """Inference on images (batch, 3, size, size), with the outputs brought to the host."""

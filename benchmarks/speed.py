@@ -18,14 +18,13 @@ import argparse
 import gc
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from benchmarks.alone import measure
-from benchmarks.contestants import MINDTWINS, TORCH, Models, Work, prepare, training
+from benchmarks.contestants import MINDTWINS, TORCH, Models, Work, images, prepare, training
 from benchmarks.conversion import CONVERT, COPY, conversion
 from benchmarks.machine import describe
 from benchmarks.side_by_side import take_turns
@@ -62,20 +61,27 @@ def heading(title: str) -> None:
 
 
 def inference(models: list[str], rounds: int) -> None:
-    """Each model at batch 1, 4 and 16; timm and torch.compile for the small ones at 4."""
+    """Each model at batch 1, 4 and 16."""
     heading("inference, 224 x 224")
     for name in models:
         pair = Models(name)
         for batch in BATCHES:
             show(f"{name}, batch {batch}", pair.work(batch), rounds)
+
+
+def other_pytorch(models: list[str], rounds: int) -> None:
+    """The small ones at batch 4, beside timm's model and torch.compile where they work."""
+    heading("inference, 224 x 224")
     for name in small(models):
         pair = Models(name)
         try:
             pair.add_timm()
         except ImportError as error:
             print(f"(without timm: {error})")
-        if shutil.which("g++"):
-            pair.add_compiled()
+        try:
+            pair.add_compiled(images(4, 224))
+        except Exception as error:  # the compiler behind it fails in many ways
+            print(f"(without torch.compile: {str(error).splitlines()[0]})")
         contestants = pair.work(4)
         others = tuple(other for other in contestants if other not in (MINDTWINS, TORCH))
         if others:
@@ -156,6 +162,7 @@ def small(models: list[str]) -> list[str]:
 
 PARTS: dict[str, Callable[[list[str], int], None]] = {
     "inference": inference,
+    "other_pytorch": other_pytorch,
     "training": training_steps,
     "features": features,
     "conversion": converting,
