@@ -17,8 +17,9 @@ from mindtwins.data import EvaluationTransform
 from mindtwins.data.decode import UnreadableImage, read_rgb
 from mindtwins.data.image_folder import EXTENSIONS
 from mindtwins.errors import UserError, run_cli
-from mindtwins.evaluation import build_model, use_device
+from mindtwins.execution import use_device
 from mindtwins.files import atomic_write
+from mindtwins.tasks import create_task
 
 DESCRIPTION = """Classify an image, or every image in a folder, with a checkpoint.
 
@@ -32,10 +33,10 @@ def main(argv: list[str]) -> None:
     if not config.ckpt_path:
         raise UserError("ckpt_path is missing: say which checkpoint with --ckpt_path")
     files = find_files(config.images)
-    use_device(config)
+    use_device(config.device_target)
     config = as_trained(config)
     names = class_names(config)
-    model, _ = build_model(config)
+    model, _ = create_task(config).build_model()
     transform = EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std)
 
     results, pictures = [], []

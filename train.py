@@ -1,4 +1,4 @@
-"""Train a Twins classifier: `python train.py --config configs/svt_tiny_digits.yaml`.
+"""Train a Twins model: `python train.py --config configs/svt_tiny_digits.yaml`.
 
 The same command after `mpirun -n 8` or as msrun's script trains on several devices.
 """
@@ -14,13 +14,13 @@ def main(argv: list[str]) -> None:
     config = parse_config(TrainConfig, argv, __doc__)
     rank = launch.begin(config.distribute, config.device_target)
     # Only now: these import MindSpore.
-    from mindtwins.models.complexity import format_summary
+    from mindtwins.tasks import create_task
     from mindtwins.training.dry_run import dry_run
     from mindtwins.training.loop import Trainer
 
     if config.summary:
         if rank == 0:
-            print(format_summary(config.model, config.image_size, config.num_classes))
+            print(create_task(config).summary())
     elif config.dry_run:
         dry_run(Trainer(config))
     else:

@@ -59,12 +59,15 @@ def _ours(
     if what == "training":
         from mindtwins.training.groups import parameter_groups
         from mindtwins.training.loss_scale import LossScale
+        from mindtwins.training.losses import SoftTargetCrossEntropy
         from mindtwins.training.optimizer import AdamW
         from mindtwins.training.step import MicroBatch, TrainStep
 
         optimizer = AdamW(parameter_groups(cell.set_train(), 0.05))
-        step = TrainStep(cell, optimizer, LossScale(1.0, 1, dynamic=False), 5.0)
-        return baseline, lambda: step([MicroBatch(pixels, targets, None)], 1e-6)
+        step = TrainStep(
+            cell, SoftTargetCrossEntropy(), optimizer, LossScale(1.0, 1, dynamic=False), 5.0
+        )
+        return baseline, lambda: step([MicroBatch(pixels, targets)], 1e-6)
     return baseline, lambda: cell(ms.Tensor(pixels)).asnumpy()
 
 

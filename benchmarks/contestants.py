@@ -19,6 +19,7 @@ from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomise
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
+from mindtwins.training.losses import SoftTargetCrossEntropy
 from mindtwins.training.optimizer import AdamW
 from mindtwins.training.step import MicroBatch, TrainStep
 
@@ -101,8 +102,10 @@ def training(name: str, batch: int) -> dict[str, Work]:
 def our_training(cell: nn.Cell, pixels: np.ndarray, targets: np.ndarray) -> Work:
     """A call that makes one step with MindTwins' own training step."""
     optimizer = AdamW(parameter_groups(cell.set_train(), DECAY))
-    step = TrainStep(cell, optimizer, LossScale(1.0, 1, dynamic=False), CLIP)
-    return lambda: step([MicroBatch(pixels, targets, None)], RATE)
+    step = TrainStep(
+        cell, SoftTargetCrossEntropy(), optimizer, LossScale(1.0, 1, dynamic=False), CLIP
+    )
+    return lambda: step([MicroBatch(pixels, targets)], RATE)
 
 
 def prepare(threads: int) -> None:

@@ -60,30 +60,50 @@ def option(
     )
 
 
+DATASETS = {
+    "classification": ("imagefolder", "list", "digits"),
+    "segmentation": ("ade20k", "pairs", "digits"),
+}
+
+
 @dataclass(frozen=True)
 class ModelSection:
     """model"""
 
-    model: str = option("svt_small", "name or alias of the variant")
-    num_classes: int = option(1000, "size of the classifier", at_least=1)
-    image_size: int = option(224, "height and width of the input in pixels", at_least=32)
+    task: str = option(
+        "classification", "what to train for", choices=("classification", "segmentation")
+    )
+    model: str = option(
+        "svt_small", "variant, such as svt_small; with task segmentation upernet_svt_small"
+    )
+    num_classes: int = option(1000, "number of classes", at_least=1)
+    image_size: int = option(
+        224, "height and width of the input in pixels (segmentation: while training)", at_least=32
+    )
     ckpt_path: str = option(
         "", "checkpoint to start from (train.py) or to evaluate (validate.py)", free=True
     )
     drop_head: bool = option(
-        False, "start with a fresh classifier: do not load head.* from ckpt_path", free=True
+        False, "start with fresh classifiers: do not load the last layers of ckpt_path", free=True
+    )
+    pretrained_backbone: str = option(
+        "",
+        "segmentation: classification checkpoint whose backbone to start from",
+        free=True,
     )
     drop_path_rate: float = option(
         0.0, "stochastic depth of the last block, growing linearly from 0", at_least=0, at_most=0.99
     )
     window_padding: str = option(
         "",
-        "rule for feature maps that are not a multiple of 7; empty: the checkpoint's, else zeros",
+        "rule for feature maps that are not a multiple of 7; empty: the checkpoint's, else zeros "
+        "(segmentation: mask)",
         choices=("none", "zeros", "mask"),
     )
     patch_rounding: str = option(
         "",
-        "rule for images that are not a multiple of the patch; empty: the checkpoint's, else floor",
+        "rule for images that are not a multiple of the patch; empty: the checkpoint's, else floor "
+        "(segmentation: ceil)",
         choices=("floor", "ceil"),
     )
 
@@ -94,12 +114,19 @@ class DataSection:
 
     dataset: str = option(
         "imagefolder",
-        "imagefolder: class folders; list: files of `path label` lines; digits: scikit-learn's "
-        "digits, written to data_dir as an ImageFolder if it is not there",
-        choices=("imagefolder", "list", "digits"),
+        "imagefolder: class folders; list: files of `path label` lines; ade20k: images/ and "
+        "annotations/; pairs: the same with class_names; digits: scikit-learn's digits, written to "
+        "data_dir if they are not there",
+        choices=("imagefolder", "list", "ade20k", "pairs", "digits"),
     )
     data_dir: str = option(
         "", "folder with the splits, or (validate.py) the ImageFolder itself", free=True
+    )
+    class_names: str = option(
+        "", "text file with a class name per line (infer.py; dataset: pairs)", free=True
+    )
+    ignore_label_zero: bool = option(
+        False, "dataset pairs: label 0 is ignored, and class k has label k + 1"
     )
     train_split: str = option("train", "folder of the training split, below data_dir")
     val_split: str = option("val", "folder of the validation split, below data_dir")
@@ -173,6 +200,36 @@ class AugmentationSection:
 
 
 @dataclass(frozen=True)
+class SegmentationSection:
+    """segmentation"""
+
+    resize_scale: tuple[int, ...] = option(
+        (2048, 512), "long and short side that images are resized to fit, keeping their aspect"
+    )
+    resize_ratio: tuple[float, ...] = option(
+        (0.5, 2.0), "training: range of the factor of resize_scale"
+    )
+    category_max_ratio: float = option(
+        0.75, "training: largest share of one class in a crop", above=0, at_most=1
+    )
+    photometric_distortion: bool = option(
+        True, "training: random brightness, contrast, saturation and hue"
+    )
+    auxiliary_weight: float = option(
+        0.4, "training: weight of the auxiliary head's loss (UPerNet)", at_least=0
+    )
+    test_mode: str = option(
+        "whole", "evaluation: the whole image at once, or in windows", choices=("whole", "slide")
+    )
+    test_crop: int = option(512, "slide: height and width of the window", at_least=32)
+    test_stride: int = option(341, "slide: distance of the windows", at_least=1)
+    test_ratios: tuple[float, ...] = option(
+        (1.0,), "evaluation: factors of resize_scale whose probabilities are averaged"
+    )
+    test_flip: bool = option(False, "evaluation: also average over mirrored images")
+
+
+@dataclass(frozen=True)
 class OptimisationSection:
     """optimisation (AdamW)"""
 
@@ -184,14 +241,17 @@ class OptimisationSection:
     )
     betas: tuple[float, ...] = option((0.9, 0.999), "decay of the two moments")
     eps: float = option(1e-8, "added to the root of the second moment", above=0)
-    weight_decay: float = option(
-        0.05, "decoupled decay; none on biases, 1-d parameters and pos_block.*", at_least=0
+    weight_decay: float = option(0.05, "decoupled decay", at_least=0)
+    no_decay: tuple[str, ...] = option(
+        ("1d", "pos_block"),
+        "what is not decayed: 1d (biases, norms), norm, pos_block; empty: all is",
+        choices=("1d", "norm", "pos_block"),
     )
     clip_grad: float = option(5.0, "largest global norm of the gradient; 0: no limit", at_least=0)
     layer_decay: float = option(
         1.0, "factor of the learning rate per block, counted from the head", above=0, at_most=1
     )
-    freeze_backbone: bool = option(False, "train the classifier (head.*) only")
+    freeze_backbone: bool = option(False, "train the heads only")
     ema: bool = option(False, "keep and evaluate a moving average of the weights")
     ema_decay: float = option(0.9999, "decay of the average per step", above=0, at_most=0.999999)
     amp_level: str = option(
@@ -213,11 +273,16 @@ class ScheduleSection:
     """schedule"""
 
     epoch_size: int = option(300, "number of epochs", at_least=1)
+    epoch_steps: int = option(
+        0, "optimizer steps that count as an epoch; 0: one pass over the images", at_least=0
+    )
     scheduler: str = option(
         "cosine",
-        "cosine: per step; cosine_per_epoch: the authors', a step per epoch, one epoch late",
-        choices=("cosine", "cosine_per_epoch"),
+        "cosine: per step; cosine_per_epoch: the authors', a step per epoch, one epoch late; poly: "
+        "per step, (1 - done) ** poly_power",
+        choices=("cosine", "cosine_per_epoch", "poly"),
     )
+    poly_power: float = option(0.9, "exponent of scheduler poly", above=0)
     lr: float = option(5e-4, "peak learning rate (see lr_reference_batch)", above=0)
     lr_reference_batch: int = option(
         0, "if not 0, lr is multiplied by global batch / lr_reference_batch", at_least=0
@@ -225,6 +290,7 @@ class ScheduleSection:
     min_lr: float = option(1e-5, "learning rate at the end", at_least=0)
     warmup_lr: float = option(1e-6, "learning rate at the start", at_least=0)
     warmup_epochs: int = option(5, "epochs of linear warmup", at_least=0)
+    warmup_steps: int = option(0, "steps of linear warmup, on top of warmup_epochs", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -304,9 +370,10 @@ class InferSection:
 
     images: str = option("", "an image, or a folder of images", free=True)
     top_k: int = option(5, "how many classes to show for each image", at_least=1, free=True)
-    class_names: str = option("", "text file with a class name per line", free=True)
     output_json: str = option("", "also write the result to this file", free=True)
-    output_png: str = option("", "draw the images with their classes", free=True)
+    output_png: str = option(
+        "", "draw the images with their classes (segmentation: see output_dir)", free=True
+    )
 
 
 @dataclass(frozen=True)
@@ -315,6 +382,7 @@ class Config(
     RuntimeSection,
     ScheduleSection,
     OptimisationSection,
+    SegmentationSection,
     AugmentationSection,
     DataSection,
     ModelSection,
@@ -330,6 +398,12 @@ class Config(
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise UserError(f"{name} must be a range 0 < low <= high, not {low},{high}")
+        for name in ("resize_scale", "resize_ratio"):
+            pair = getattr(self, name)
+            if len(pair) != 2 or min(pair) <= 0:
+                raise UserError(f"{name} must be two numbers above 0, not {_show(pair)}")
+        if not self.test_ratios or min(self.test_ratios) <= 0:
+            raise UserError(f"test_ratios must be above 0, not {_show(self.test_ratios)}")
         if not all(0 < beta < 1 for beta in self.betas):
             raise UserError(f"betas must lie between 0 and 1, not {_show(self.betas)}")
         for name in ("mean", "std"):
@@ -349,6 +423,13 @@ class Config(
             raise UserError("drop_head needs ckpt_path, the checkpoint whose head is left out")
         if self.dataset == "list" and not self.val_list:
             raise UserError("dataset: list needs val_list (and train_list to train)")
+        if self.dataset == "pairs" and not self.class_names:
+            raise UserError("dataset: pairs needs class_names, a text file with a name per line")
+        if self.dataset not in DATASETS[self.task]:
+            raise UserError(
+                f"dataset {self.dataset} is not for task {self.task}: use one of "
+                f"{', '.join(DATASETS[self.task])}"
+            )
 
 
 @dataclass(frozen=True)
@@ -439,10 +520,10 @@ def config_diff(
         The differences that change what is learned, and those that do not.
     """
     options = _options(Config)
+    # A recipe of an earlier version lacks the options that came since.
+    old = {name: _plain(item.default) for name, item in options.items()} | dict(old)
     differing = {
-        name: (old.get(name), new.get(name))
-        for name in {**old, **new}
-        if old.get(name) != new.get(name)
+        name: (old[name], new.get(name)) for name in {**old, **new} if old[name] != new.get(name)
     }
     free = {n: v for n, v in differing.items() if n in options and options[n].metadata["free"]}
     return {n: v for n, v in differing.items() if n not in free}, free
@@ -500,8 +581,10 @@ def _convert(cls: type[Config], name: str, value: Any, where: str) -> Any:
         value = _cast(wanted, value)
     except (TypeError, ValueError):
         raise UserError(f"{where} must be {_type_name(wanted)}, not {value!r}") from None
-    if meta["choices"] and value not in (*meta["choices"], _options(cls)[name].default):
-        raise UserError(f"{where} must be one of {', '.join(meta['choices'])}, not {value!r}")
+    allowed = (*meta["choices"], _options(cls)[name].default)
+    for item in value if isinstance(value, tuple) else (value,):
+        if meta["choices"] and item not in allowed:
+            raise UserError(f"{where} must be one of {', '.join(meta['choices'])}, not {item!r}")
     for bound, holds, words in (
         ("at_least", lambda limit: value >= limit, "at least"),
         ("at_most", lambda limit: value <= limit, "at most"),
@@ -514,7 +597,7 @@ def _convert(cls: type[Config], name: str, value: Any, where: str) -> Any:
 
 def _cast(wanted: Any, value: Any) -> Any:
     if get_origin(wanted) is tuple:
-        items = value.split(",") if isinstance(value, str) else value
+        items = [word for word in value.split(",") if word] if isinstance(value, str) else value
         return tuple(_cast(get_args(wanted)[0], item) for item in items)
     if wanted is bool:
         if isinstance(value, str):
@@ -540,7 +623,7 @@ def _cast(wanted: Any, value: Any) -> Any:
 
 def _type_name(wanted: Any) -> str:
     if get_origin(wanted) is tuple:
-        return "numbers"
+        return "words" if get_args(wanted)[0] is str else "numbers"
     return {int: "integer", float: "number", str: "text", bool: "true|false"}[wanted]
 
 

@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     MIXING = 2
     DROP_PATH = 3
     INITIALISATION = 4
+    DROPOUT = 5
 
 
 def generator_at(

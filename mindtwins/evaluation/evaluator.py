@@ -35,6 +35,11 @@ class Evaluator:
         self._exchange = exchange
         self.images_per_second = 0.0
 
+    @property
+    def skipped(self) -> int:
+        """Unreadable images that this process left out."""
+        return self._loader.skipped
+
     def evaluate(self) -> Metrics:
         """Evaluate every image once.
 

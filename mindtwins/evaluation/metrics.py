@@ -24,6 +24,18 @@ class Metrics:
     loss: float
     images: int
 
+    @property
+    def score(self) -> float:
+        """What the best weights are chosen by."""
+        return self.top1
+
+    def record(self) -> dict[str, float]:
+        """The keys of the authors' logs."""
+        return {"loss": self.loss, "acc1": self.top1, "acc5": self.top5}
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.4f}, top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %"
+
 
 class ImageScores:
     """Place of the label and cross entropy of every image of a set, added batch by batch.

@@ -15,21 +15,28 @@ from mindtwins.layers.attention import (
     partition_windows,
     split_heads,
 )
+from mindtwins.layers.batch_norm import BatchNorm
 from mindtwins.layers.convolution import DepthwiseConv3x3, PatchConv
+from mindtwins.layers.dense_convolution import Conv1x1, Conv3x3
 from mindtwins.layers.device import formulation, use_formulation
 from mindtwins.layers.linear import Dense
 from mindtwins.layers.normalization import LayerNorm
 from mindtwins.layers.padding import crop_top_left, pad_bottom_right
 from mindtwins.layers.residual import add_branch, draw_keep
+from mindtwins.layers.resize import adaptive_average_pool, resize_bilinear, resize_nearest
 
 __all__ = [
     "GELU",
+    "BatchNorm",
+    "Conv1x1",
+    "Conv3x3",
     "CrossAttention",
     "Dense",
     "DepthwiseConv3x3",
     "LayerNorm",
     "PatchConv",
     "WindowAttention",
+    "adaptive_average_pool",
     "add_branch",
     "attend",
     "crop_top_left",
@@ -39,6 +46,8 @@ __all__ = [
     "merge_windows",
     "pad_bottom_right",
     "partition_windows",
+    "resize_bilinear",
+    "resize_nearest",
     "split_heads",
     "use_formulation",
 ]

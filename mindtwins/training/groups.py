@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mindspore import Parameter, nn
+
+# What the names in `no_decay` mean.
+EXEMPT: dict[str, Callable[[Parameter], bool]] = {
+    "1d": lambda parameter: parameter.ndim <= 1,
+    "norm": lambda parameter: parameter.name.endswith((".gamma", ".beta")),
+    "pos_block": lambda parameter: "pos_block." in parameter.name,
+}
 
 
 @dataclass(frozen=True)
@@ -17,57 +25,66 @@ class Group:
 
 
 def parameter_groups(
-    model: nn.Cell, weight_decay: float, layer_decay: float = 1.0, freeze_backbone: bool = False
+    model: nn.Cell,
+    weight_decay: float,
+    no_decay: Sequence[str] = ("1d", "pos_block"),
+    layer_decay: float = 1.0,
+    freeze_backbone: bool = False,
 ) -> list[Group]:
-    """The parameters to train, in the model's order, as timm's optimizer factory groups them.
+    """The parameters to train, in the model's order.
 
     Args:
-        weight_decay: of all parameters but biases, 1-d ones and the position encodings.
-        layer_decay: factor of the learning rate from each block to the one before it; the head
-            has factor 1.
-        freeze_backbone: train `head.*` only.
+        weight_decay: of all parameters but those that `no_decay` exempts.
+        no_decay: keys of `EXEMPT`: "1d" biases, norms and other vectors, "norm" weights and biases
+            of norms, "pos_block" the position encodings. The default is what timm's optimizer
+            factory does.
+        layer_decay: factor of the learning rate from each block to the one before it; the heads
+            have factor 1.
+        freeze_backbone: train the heads only.
     """
-    parameters = list(model.get_parameters())
+    parameters = model.trainable_params()
     depths = _depths(parameters)
     last = max(depths.values())
     return [
         Group(
             parameter,
-            0.0 if _is_not_decayed(parameter) else weight_decay,
+            0.0 if any(EXEMPT[kind](parameter) for kind in no_decay) else weight_decay,
             layer_decay ** (last - depths[parameter.name]),
         )
         for parameter in parameters
-        if not freeze_backbone or parameter.name.startswith("head.")
+        if not freeze_backbone or _is_head(parameter.name)
     ]
 
 
-def _is_not_decayed(parameter: Parameter) -> bool:
-    return parameter.ndim <= 1 or parameter.name.startswith("pos_block.")
+def _is_head(name: str) -> bool:
+    """Whether a parameter is none of the backbone's, nor of the classifier's last norm."""
+    return not name.startswith(("backbone.", "patch_embeds.", "blocks.", "pos_block.", "norm."))
 
 
 def _depths(parameters: list[Parameter]) -> dict[str, int]:
-    """Depth of each parameter: the first patch embedding 0, the blocks 1, 2, …, the head last.
+    """Depth of each parameter: the first patch embedding 0, the blocks 1, 2, …, the heads last.
 
     As in timm, patch embedding and position encoding of a stage go with its first block, and the
-    final norm with the last block.
+    final norms with the last block.
     """
     blocks = sorted({key for p in parameters if (key := _block(p.name)) is not None})
     depth_of_block = {key: depth for depth, key in enumerate(blocks, start=1)}
     depths = {}
     for parameter in parameters:
-        name = parameter.name
+        name = parameter.name.removeprefix("backbone.")
         if name.startswith("patch_embeds.0."):
-            depths[name] = 0
-        elif name.startswith("norm."):
-            depths[name] = len(blocks)
+            depth = 0
+        elif name.startswith(("norm.", "norm_list.")):
+            depth = len(blocks)
         else:
-            depths[name] = depth_of_block.get(_block(name), len(blocks) + 1)
+            depth = depth_of_block.get(_block(name), len(blocks) + 1)
+        depths[parameter.name] = depth
     return depths
 
 
 def _block(name: str) -> tuple[int, int] | None:
-    """(stage, index) of the block that a parameter belongs to; None for the norm and the head."""
-    part, *rest = name.split(".")
+    """(stage, index) of the block that a parameter belongs to; None for final norms and heads."""
+    part, *rest = name.removeprefix("backbone.").split(".")
     if part == "blocks":
         return int(rest[0]), int(rest[1])
     if part in ("patch_embeds", "pos_block"):

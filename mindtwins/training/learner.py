@@ -11,10 +11,10 @@ from mindspore import nn
 from mindtwins.checkpoint import Checkpoint, load_into
 from mindtwins.config import Config
 from mindtwins.data import TrainingBatch
-from mindtwins.training.drop_path import draw_keep
 from mindtwins.training.ema import MovingAverage
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
+from mindtwins.training.noise import draw_noise
 from mindtwins.training.optimizer import AdamW
 from mindtwins.training.step import MicroBatch, StepResult, TrainStep
 
@@ -23,31 +23,37 @@ class Learner:
     """A model, its optimizer, loss scale and moving average.
 
     Attributes:
-        model: the classifier.
+        model: what is trained.
         average: moving average of its weights; None without one.
         loss_scale: constantly 1 at amp_level O0.
-        n_parameters: number of weights of the model.
+        n_parameters: number of weights of the model, running statistics left out.
     """
 
     def __init__(
         self,
         model: nn.Cell,
+        loss: nn.Cell,
         config: Config,
         global_batch: int,
         reducer: nn.Cell | None = None,
     ) -> None:
         self.model = model
-        self.n_parameters = sum(math.prod(p.shape) for p in model.get_parameters())
+        self.n_parameters = sum(math.prod(p.shape) for p in model.trainable_params())
         self.loss_scale = LossScale(
             config.loss_scale, config.loss_scale_window, dynamic=config.amp_level != "O0"
         )
         groups = parameter_groups(
-            model, config.weight_decay, config.layer_decay, config.freeze_backbone
+            model,
+            config.weight_decay,
+            config.no_decay,
+            config.layer_decay,
+            config.freeze_backbone,
         )
         self._optimizer = AdamW(groups, config.betas, config.eps)
         self.average = MovingAverage(model, config.ema_decay) if config.ema else None
         self._step = TrainStep(
             model,
+            loss,
             self._optimizer,
             self.loss_scale,
             config.clip_grad,
@@ -56,7 +62,6 @@ class Learner:
         )
         self._seed = config.seed
         self._global_batch = global_batch
-        self._rates = model.drop_path_rates if config.drop_path_rate > 0 else None
 
     def step(self, batches: Sequence[TrainingBatch], lr: float) -> StepResult:
         """Make one optimizer step with all its micro-batches."""
@@ -66,12 +71,10 @@ class Learner:
         return result
 
     def _inputs(self, batch: TrainingBatch) -> MicroBatch:
-        keep = None
-        if self._rates is not None:
-            keep = draw_keep(
-                self._rates, self._seed, batch.step, batch.positions, self._global_batch
-            )
-        return MicroBatch(batch.images, batch.targets, keep)
+        keep, channel_keep = draw_noise(
+            self.model, self._seed, batch.step, batch.positions, self._global_batch
+        )
+        return MicroBatch(batch.images, batch.targets, keep, channel_keep)
 
     def weights(self) -> dict[str, np.ndarray]:
         """The model's weights, by name."""

@@ -13,6 +13,17 @@ from mindtwins.files import atomic_write
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
+# What the curves of test metrics are called.
+CURVES = {
+    "test_acc1": "top-1",
+    "test_acc5": "top-5",
+    "test_acc1_ema": "top-1, moving average",
+    "test_miou": "mIoU",
+    "test_macc": "mean accuracy",
+    "test_aacc": "pixel accuracy",
+    "test_miou_ema": "mIoU, moving average",
+}
+
 
 class RunLog:
     """`log.jsonl` has a line per epoch with the keys of the authors' logs, `steps.jsonl` per step.
@@ -64,26 +75,17 @@ class RunLog:
         from matplotlib.figure import Figure  # a second to import: only rank 0 needs it
 
         records = [json.loads(line) for line in self.epochs.read_text().splitlines()]
-        evaluated = [record for record in records if "test_acc1" in record]
         figure = Figure(figsize=(10, 4), layout="constrained")
-        loss, accuracy = figure.subplots(1, 2)
-        loss.plot([r["epoch"] for r in records], [r["train_loss"] for r in records], label="train")
-        loss.plot(
-            [r["epoch"] for r in evaluated], [r["test_loss"] for r in evaluated], label="test"
-        )
-        loss.set(xlabel="epoch", ylabel="loss")
-        loss.legend()
-        for key, label in (
-            ("test_acc1", "top-1"),
-            ("test_acc5", "top-5"),
-            ("test_acc1_ema", "top-1, moving average"),
+        losses = {"train_loss": "train", "test_loss": "test"}
+        for axis, curves, unit in zip(
+            figure.subplots(1, 2), (losses, CURVES), ("loss", "test metrics in %"), strict=True
         ):
-            points = [(r["epoch"], r[key]) for r in evaluated if key in r]
-            if points:
-                accuracy.plot(*zip(*points, strict=True), label=label)
-        accuracy.set(xlabel="epoch", ylabel="test accuracy in %")
-        if evaluated:
-            accuracy.legend()
+            for key, label in curves.items():
+                points = [(r["epoch"], r[key]) for r in records if key in r]
+                if points:
+                    axis.plot(*zip(*points, strict=True), label=label)
+                    axis.legend()
+            axis.set(xlabel="epoch", ylabel=unit)
         with atomic_write(self.curve) as file:
             figure.savefig(file, format="png", dpi=120)
 

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from mindtwins.checkpoint import load_checkpoint, save_checkpoint
 from mindtwins.config import TrainConfig
-from mindtwins.data import TrainingBatch, check_same_classes
+from mindtwins.data import TrainingBatch
 from mindtwins.distribution.link import RankLost
 from mindtwins.errors import UserError
-from mindtwins.evaluation import Evaluator, build_model, evaluation_loader, find_images, use_device
-from mindtwins.training.build import training_loader
+from mindtwins.execution import use_device
+from mindtwins.tasks import Metrics, create_task
 from mindtwins.training.checkpoints import CheckpointFolder
 from mindtwins.training.distributed import World, join_world
 from mindtwins.training.learner import Learner
@@ -44,7 +44,7 @@ class Progress:
     Attributes:
         step: optimizer steps done.
         epoch_loss: sum of the losses of the current epoch's steps so far.
-        best: highest top-1 in percent so far, of the weights or their average.
+        best: highest score in percent so far (top-1, mIoU), of the weights or their average.
         best_epoch: when that was.
     """
 
@@ -63,26 +63,24 @@ class Trainer:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        use_device(config)
+        use_device(config.device_target)
         self.world = join_world(config.distribute)
-        train_images, test_images = find_images(config, "train"), find_images(config, "val")
-        check_same_classes(train_images, test_images)
-        self.loader = training_loader(config, train_images, self.world)
-        self.steps_per_epoch = self.loader.steps_per_epoch
+        task = create_task(config)
+        train_data, test_data = task.find_data("train"), task.find_data("val")
+        task.check_same_classes(train_data, test_data)
+        self.loader = task.training_loader(train_data, self.world)
+        self.steps_per_epoch = config.epoch_steps or self.loader.steps_per_epoch
         self.last_step = config.epoch_size * self.steps_per_epoch
         self.global_batch = self.loader.sampler.global_batch
         self.schedule = create_schedule(config, self.steps_per_epoch, self.global_batch)
-        self.identity = run_identity(config, train_images, self.global_batch)
+        self.identity = run_identity(config, task.entries(train_data), self.global_batch)
 
         ms.set_seed(config.seed)  # the initial weights
-        model, self.metadata = build_model(config)
-        self.learner = Learner(model, config, self.global_batch, self.world.mean_over_ranks())
-        self.evaluator = Evaluator(
-            model,
-            evaluation_loader(config, test_images, self.world.rank, self.world.size),
-            show_progress=self.world.is_main,
-            exchange=self.world.exchange,
-        )
+        model, self.metadata = task.build_model()
+        mean = self.world.mean_over_ranks()
+        self.learner = Learner(model, task.loss(), config, self.global_batch, mean)
+        self.evaluator = task.evaluator(model, test_data, self.world)
+        self.score_name = task.score_name
         self.progress = Progress()
         self.folder = Path(config.output_dir)
         self.checkpoints = CheckpointFolder(self.folder, config.keep_checkpoint_max)
@@ -301,27 +299,28 @@ class Trainer:
             "n_parameters": self.learner.n_parameters,
         }
         progress.epoch_loss = 0.0
+        said = [f"epoch {epoch}: train loss {record['train_loss']:.4f}"]
         if (epoch + 1) % config.val_interval == 0 or progress.step == self.last_step:
-            record |= self._evaluate("model", "")
+            metrics = self._evaluate("model")
+            record |= {f"test_{key}": value for key, value in metrics.record().items()}
+            said.append(f"test {metrics}")
             if self.learner.average is not None:
                 with self.learner.average.applied():
-                    record |= self._evaluate("ema", "_ema")
-        self.say(_epoch_line(record, images / seconds))
+                    metrics = self._evaluate("ema")
+                record |= {f"test_{key}_ema": value for key, value in metrics.record().items()}
+                said.append(f"moving average {metrics}")
+        self.say("; ".join([*said, f"{images / seconds:.0f} images/s"]))
         if self.world.is_main:
             self.log.add_epoch(**record)
 
-    def _evaluate(self, weights: str, suffix: str) -> dict[str, float]:
+    def _evaluate(self, weights: str) -> Metrics:
         """Evaluate the weights that the model has now; keep them if they are the best so far."""
         metrics = self.evaluator.evaluate()
-        if metrics.top1 > self.progress.best:
-            self.progress.best = metrics.top1
+        if metrics.score > self.progress.best:
+            self.progress.best = metrics.score
             self.progress.best_epoch = self.progress.step // self.steps_per_epoch - 1
             self._save_weights("best.ckpt", weights)
-        return {
-            f"test_loss{suffix}": metrics.loss,
-            f"test_acc1{suffix}": metrics.top1,
-            f"test_acc5{suffix}": metrics.top5,
-        }
+        return metrics
 
     def _save_is_due(self) -> bool:
         step, config = self.progress.step, self.config
@@ -352,16 +351,16 @@ class Trainer:
             with self.learner.average.applied():
                 self._save_weights("final_ema.ckpt", "ema")
         self.say(
-            f"done: {self.progress.step} steps, best top-1 {self.progress.best:.2f} % in epoch "
-            f"{self.progress.best_epoch}"
+            f"done: {self.progress.step} steps, best {self.score_name} "
+            f"{self.progress.best:.2f} % in epoch {self.progress.best_epoch}"
         )
         skipped = self.world.total("skipped", self.loader.skipped)
         if skipped:
             self.say(f"{skipped} unreadable training images were skipped")
         for name, what in (
             ("final.ckpt", "weights at the end"),
-            ("best.ckpt", "weights with the best top-1"),
-            ("log.jsonl", "losses and accuracies per epoch"),
+            ("best.ckpt", f"weights with the best {self.score_name}"),
+            ("log.jsonl", "losses and test metrics per epoch"),
             ("curve.png", "their curves"),
         ):
             self.say(f"  {self.folder / name}  {what}")
@@ -370,18 +369,6 @@ class Trainer:
         """Print, on rank 0 only, without tearing a progress bar."""
         if self.world.is_main:
             tqdm.write(text)
-
-
-def _epoch_line(record: dict, images_per_second: float) -> str:
-    parts = [f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}"]
-    for suffix, name in (("", "test"), ("_ema", "moving average")):
-        if f"test_acc1{suffix}" in record:
-            parts.append(
-                f"{name} loss {record[f'test_loss{suffix}']:.4f}, "
-                f"top-1 {record[f'test_acc1{suffix}']:.2f} %, "
-                f"top-5 {record[f'test_acc5{suffix}']:.2f} %"
-            )
-    return "; ".join([*parts, f"{images_per_second:.0f} images/s"])
 
 
 def _command(world: World) -> str:

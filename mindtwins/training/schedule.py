@@ -19,7 +19,7 @@ class CosineSchedule:
     peak: float
     floor: float
     warmup_lr: float
-    warmup_epochs: int
+    warmup_epochs: float
     epochs: int
     steps_per_epoch: int
 
@@ -52,7 +52,30 @@ class CosinePerEpochSchedule(CosineSchedule):
         )
 
 
-SCHEDULES = {"cosine": CosineSchedule, "cosine_per_epoch": CosinePerEpochSchedule}
+@dataclass(frozen=True)
+class PolySchedule(CosineSchedule):
+    """From the peak to the floor as (1 - done) ** power, per step; MMSegmentation's "poly".
+
+    During the warmup that same curve is multiplied by a ramp, from warmup_lr / peak up to 1.
+    """
+
+    power: float
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of an optimizer step, counted from 0 over the whole run."""
+        done = step / (self.epochs * self.steps_per_epoch)
+        rate = self.floor + (self.peak - self.floor) * (1 - done) ** self.power
+        warmup_steps = self.warmup_epochs * self.steps_per_epoch
+        if step < warmup_steps:
+            rate *= 1 - (1 - step / warmup_steps) * (1 - self.warmup_lr / self.peak)
+        return rate
+
+
+SCHEDULES = {
+    "cosine": CosineSchedule,
+    "cosine_per_epoch": CosinePerEpochSchedule,
+    "poly": PolySchedule,
+}
 
 
 def peak_learning_rate(config: Config, global_batch: int) -> float:
@@ -64,11 +87,13 @@ def peak_learning_rate(config: Config, global_batch: int) -> float:
 
 def create_schedule(config: Config, steps_per_epoch: int, global_batch: int) -> CosineSchedule:
     """The schedule that a recipe states."""
+    own = {"power": config.poly_power} if config.scheduler == "poly" else {}
     return SCHEDULES[config.scheduler](
         peak=peak_learning_rate(config, global_batch),
         floor=config.min_lr,
         warmup_lr=config.warmup_lr,
-        warmup_epochs=config.warmup_epochs,
+        warmup_epochs=config.warmup_epochs + config.warmup_steps / steps_per_epoch,
         epochs=config.epoch_size,
         steps_per_epoch=steps_per_epoch,
+        **own,
     )

@@ -10,7 +10,6 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.losses import SoftTargetCrossEntropy
 from mindtwins.training.optimizer import AdamW
 
 
@@ -19,13 +18,16 @@ class MicroBatch(NamedTuple):
 
     Attributes:
         images: float32 (N, C, H, W).
-        targets: float32 (N, classes), probabilities.
+        targets: what the loss compares the model's output with.
         keep: float32 (branches, N), factors of the residual branches; None keeps all.
+        channel_keep: float32 (N, channels), factors of the channels before the classifiers; None
+            for models without dropout.
     """
 
     images: np.ndarray
     targets: np.ndarray
-    keep: np.ndarray | None
+    keep: np.ndarray | None = None
+    channel_keep: np.ndarray | None = None
 
 
 class StepResult(NamedTuple):
@@ -49,7 +51,8 @@ class TrainStep:
     loss scale. All shapes and the number of micro-batches are fixed: graphs are compiled once.
 
     Args:
-        model: classifier (images, keep) -> logits.
+        model: (images, keep) or (images, keep, channel_keep) -> output.
+        loss: (output, targets) -> float32 scalar, a mean over the images.
         optimizer: its parameters are what is differentiated.
         loss_scale: dynamic, or constantly 1.
         clip: largest global norm of the gradient; 0 for no limit.
@@ -60,13 +63,14 @@ class TrainStep:
     def __init__(
         self,
         model: nn.Cell,
+        loss: nn.Cell,
         optimizer: AdamW,
         loss_scale: LossScale,
         clip: float = 0.0,
         accumulation: int = 1,
         reducer: nn.Cell | None = None,
     ) -> None:
-        differentiate = _Differentiate(model, optimizer, loss_scale)
+        differentiate = _Differentiate(model, loss, optimizer, loss_scale)
         update = _Update(optimizer, loss_scale, clip, accumulation, reducer)
         self.accumulates = accumulation > 1
         if self.accumulates:
@@ -87,23 +91,28 @@ class TrainStep:
                 self._add(*batch)
             results = self._finish(rate)
         else:
-            results = self._step(*inputs[0], rate)
+            results = self._step(rate, *inputs[0])
         loss, norm, finite = (tensor.asnumpy().item() for tensor in results)
         return StepResult(loss, norm, finite)
 
 
 def global_norm(tensors: tuple[Tensor, ...]) -> Tensor:
     """Euclidean norm of all tensors together, a float32 scalar."""
-    # Not ops.L2Loss, whose CPU kernel loses the fourth digit on a million elements.
-    squares = ()
-    for tensor in tensors:
-        squares = (*squares, ops.reduce_sum(ops.square(tensor)))
-    return ops.sqrt(ops.addn(squares))
+    # A map: a loop that grows a tuple takes ten times as long to compile.
+    return ops.sqrt(ops.addn(_map(_sum_of_squares, tensors)))
 
 
+_map = ops.HyperMap()
+_sum_of_squares = ops.MultitypeFuncGraph("sum_of_squares")
 _multiply = ops.MultitypeFuncGraph("multiply")
 _add_to = ops.MultitypeFuncGraph("add_to")
 _clear = ops.MultitypeFuncGraph("clear")
+
+
+@_sum_of_squares.register("Tensor")
+def _sum_of_squares_one(tensor):
+    # Not ops.L2Loss, whose CPU kernel loses the fourth digit on a million elements.
+    return ops.reduce_sum(ops.square(tensor))
 
 
 @_multiply.register("Tensor", "Tensor")
@@ -124,27 +133,33 @@ def _clear_one(total):
 class _ScaledLoss(nn.Cell):
     """The scaled loss, which is differentiated, and the loss itself."""
 
-    def __init__(self, model: nn.Cell) -> None:
+    def __init__(self, model: nn.Cell, loss: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.model = model
-        self.loss = SoftTargetCrossEntropy()
+        self.loss = loss
 
-    def construct(self, images, targets, keep, scale):
-        loss = self.loss(self.model(images, keep), targets)
+    def construct(self, scale, images, targets, keep, channel_keep):
+        if channel_keep is None:
+            output = self.model(images, keep)
+        else:
+            output = self.model(images, keep, channel_keep)
+        loss = self.loss(output, targets)
         return loss * scale, loss
 
 
 class _Differentiate(nn.Cell):
     """Loss and scaled gradients of one micro-batch."""
 
-    def __init__(self, model: nn.Cell, optimizer: AdamW, loss_scale: LossScale) -> None:
+    def __init__(
+        self, model: nn.Cell, loss: nn.Cell, optimizer: AdamW, loss_scale: LossScale
+    ) -> None:
         super().__init__(auto_prefix=False)
-        self.scaled_loss = _ScaledLoss(model)
+        self.scaled_loss = _ScaledLoss(model, loss)
         self.scale = loss_scale.scale
         self.grad = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters, has_aux=True)
 
-    def construct(self, images, targets, keep):
-        (_, loss), gradients = self.grad(images, targets, keep, self.scale)
+    def construct(self, images, targets, keep, channel_keep):
+        (_, loss), gradients = self.grad(self.scale, images, targets, keep, channel_keep)
         return loss, gradients
 
 
@@ -193,8 +208,8 @@ class _Step(nn.Cell):
         self.differentiate = differentiate
         self.update = update
 
-    def construct(self, images, targets, keep, lr):
-        loss, gradients = self.differentiate(images, targets, keep)
+    def construct(self, lr, images, targets, keep, channel_keep):
+        loss, gradients = self.differentiate(images, targets, keep, channel_keep)
         return self.update(loss, gradients, lr)
 
 
@@ -216,8 +231,8 @@ class _Add(nn.Cell):
         self.totals = totals
         self.map = ops.HyperMap()
 
-    def construct(self, images, targets, keep):
-        loss, gradients = self.differentiate(images, targets, keep)
+    def construct(self, images, targets, keep, channel_keep):
+        loss, gradients = self.differentiate(images, targets, keep, channel_keep)
         self.map(_add_to, self.totals.gradients, gradients)
         return ops.assign_add(self.totals.loss, loss)
 

@@ -15,7 +15,7 @@ from jobs import ROOT, Job, needs_mpirun
 from mindtwins.config import TrainConfig, parse_config
 from mindtwins.data import write_digits
 from mindtwins.errors import UserError
-from mindtwins.evaluation import Evaluator, build_model, evaluation_loader, find_images
+from mindtwins.tasks import create_task
 from mindtwins.training.checkpoints import CheckpointFolder
 from mindtwins.training.distributed import World
 from mindtwins.training.loop import Trainer
@@ -78,8 +78,9 @@ def test_two_ranks_learn_what_one_does_with_twice_the_batch(digits, tmp_path, mo
     assert two == pytest.approx(one, rel=1e-5)
 
     # What two ranks found with their final weights, one finds too, to the last digit.
-    model, _ = build_model(replace(config, ckpt_path=str(tmp_path / "two/final.ckpt")))
-    metrics = Evaluator(model, evaluation_loader(config, find_images(config, "val"))).evaluate()
+    task = create_task(replace(config, ckpt_path=str(tmp_path / "two/final.ckpt")))
+    model, _ = task.build_model()
+    metrics = task.evaluator(model, task.find_data("val"), World()).evaluate()
     record = read(tmp_path / "two/log.jsonl")[-1]
     assert metrics.images == VAL_IMAGES
     assert metrics.top1 == record["test_acc1"]

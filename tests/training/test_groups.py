@@ -29,7 +29,9 @@ def test_no_decay_on_biases_norms_and_position_encodings(model):
 
 
 def test_layer_decay_counts_blocks_from_the_head(model):
-    factors = {g.parameter.name: g.lr_factor for g in parameter_groups(model, 0.05, 0.5)}
+    factors = {
+        g.parameter.name: g.lr_factor for g in parameter_groups(model, 0.05, layer_decay=0.5)
+    }
     # svt_tiny has 1, 2, 2 and 1 blocks: depths 1; 2, 3; 4, 5; 6, the head 7. (timm's
     # `param_groups_layer_decay` gives these factors.)
     assert factors["head.weight"] == 1
@@ -44,3 +46,17 @@ def test_layer_decay_counts_blocks_from_the_head(model):
 def test_frozen_backbone(model):
     groups = parameter_groups(model, 0.05, freeze_backbone=True)
     assert [g.parameter.name for g in groups] == ["head.weight", "head.bias"]
+
+
+def test_exemptions_by_name(model):
+    def exempt(*kinds: str) -> set[str]:
+        groups = parameter_groups(model, 0.05, kinds)
+        return {g.parameter.name for g in groups if g.weight_decay == 0}
+
+    assert exempt() == set()
+    norms = exempt("norm")
+    assert "blocks.0.0.norm1.gamma" in norms and "norm.beta" in norms
+    assert "blocks.0.0.attn.qkv.bias" not in norms
+    positions = {f"pos_block.{i}.proj.0.{p}" for i in range(4) for p in ("weight", "bias")}
+    assert exempt("pos_block") == positions
+    assert exempt("norm", "pos_block") == norms | positions

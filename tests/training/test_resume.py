@@ -4,34 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.config import TrainConfig
-from mindtwins.data import ImageFolder
 from mindtwins.errors import UserError
 from mindtwins.training.resume import check_continuation, run_identity
-
-
-def folder(names: list[str], root: str = "/data") -> ImageFolder:
-    images = ImageFolder.__new__(ImageFolder)
-    images.root, images.paths = root, [f"{root}/{name}" for name in names]
-    images.labels = np.zeros(len(names), np.int32)
-    return images
 
 
 def saved(identity: dict) -> Checkpoint:
     return Checkpoint({}, identity, Path("step_00000007.ckpt"))
 
 
-IMAGES = folder(["0/a.png", "0/b.png"])
+IMAGES = ["0/a.png 0", "0/b.png 0"]
 IDENTITY = run_identity(TrainConfig(batch_size=64), IMAGES, 64)
 
 
 def test_harmless_differences_are_told():
     config = TrainConfig(batch_size=16, gradient_accumulation_steps=4, data_dir="/elsewhere")
-    now = run_identity(config, folder(["0/a.png", "0/b.png"], "/elsewhere"), 64)
+    now = run_identity(config, IMAGES, 64)
     notices = check_continuation(saved(IDENTITY), now)
     assert notices == [
         "continuing with another data_dir:  -> /elsewhere",
@@ -47,7 +38,7 @@ def test_harmless_differences_are_told():
         (run_identity(TrainConfig(lr=1.0, batch_size=64), IMAGES, 64), "lr: 0.0005 -> 1.0"),
         (run_identity(TrainConfig(batch_size=32), IMAGES, 32), "global batch: 64 -> 32"),
         (
-            run_identity(TrainConfig(batch_size=64), folder(["0/a.png", "1/b.png"]), 64),
+            run_identity(TrainConfig(batch_size=64), ["0/a.png 0", "1/b.png 1"], 64),
             "training images: 2 images",
         ),
     ],

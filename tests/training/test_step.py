@@ -17,6 +17,7 @@ from mindtwins.reference import twins as reference_twins
 from mindtwins.reference.weights import randomise
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
+from mindtwins.training.losses import SoftTargetCrossEntropy
 from mindtwins.training.optimizer import AdamW
 from mindtwins.training.schedule import CosineSchedule
 from mindtwins.training.step import MicroBatch, TrainStep, global_norm
@@ -26,7 +27,8 @@ CLASSES, BATCH, STEPS, CLIP, DECAY = 10, 8, 20, 5.0, 0.05
 
 def make_step(model: nn.Cell, accumulation: int = 1, scale: LossScale | None = None) -> TrainStep:
     optimizer = AdamW(parameter_groups(model, DECAY))
-    return TrainStep(model, optimizer, scale or LossScale(1, 1, False), CLIP, accumulation)
+    scale = scale or LossScale(1, 1, False)
+    return TrainStep(model, SoftTargetCrossEntropy(), optimizer, scale, CLIP, accumulation)
 
 
 def batches(steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -89,7 +91,7 @@ def test_twenty_steps_equal_pytorchs(name: str):
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(reference.parameters(), CLIP).item()
         optimizer.step()
-        result = step([MicroBatch(images, targets, None)], schedule(number))
+        result = step([MicroBatch(images, targets)], schedule(number))
         assert result.finite
         assert result.loss == pytest.approx(loss.item(), rel=1e-4)
         assert result.norm == pytest.approx(norm, rel=1e-3)

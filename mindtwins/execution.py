@@ -1,0 +1,65 @@
+"""Where and how precisely models compute: the device, graph mode, and fp16."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import nn
+
+from mindtwins.errors import UserError
+from mindtwins.layers import (
+    BatchNorm,
+    Conv1x1,
+    Conv3x3,
+    CrossAttention,
+    Dense,
+    DepthwiseConv3x3,
+    LayerNorm,
+    PatchConv,
+    WindowAttention,
+)
+
+# What an fp16 level computes in float32, and what O1 computes in fp16.
+_SENSITIVE = {
+    "O1": (LayerNorm, BatchNorm, WindowAttention, CrossAttention),
+    "O2": (LayerNorm, BatchNorm),
+    "O3": (),
+}
+_PRODUCTS = (Dense, PatchConv, DepthwiseConv3x3, Conv1x1, Conv3x3)
+
+
+def use_device(device_target: str) -> None:
+    """Select the device, and graph mode, before any cell is built.
+
+    Raises:
+        UserError: MindSpore cannot use the device.
+    """
+    try:
+        # Setting it again fails once something has run.
+        if ms.get_current_device().device_target != device_target:
+            ms.set_device(device_target)
+    except (RuntimeError, ValueError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "unknown reason")
+        raise UserError(f"cannot use device_target {device_target}: {reason}") from error
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def set_precision(model: nn.Cell, level: str) -> nn.Cell:
+    """Make a model compute in fp16 as far as its level says; its parameters stay float32.
+
+    Each layer is told its type, rather than MindSpore's automatic mixed precision: that one puts
+    its casts where a layer that asks for the type of its input does not see them.
+
+    Args:
+        level: "O0" all float32. "O1" linear layers and convolutions in fp16, norms and attention
+            (its softmax) in float32. "O2" fp16 everywhere but in norms. "O3" fp16 everywhere.
+    """
+    if level == "O0":
+        return model
+    if level != "O1":
+        model.to_float(ms.float16)
+    for _, cell in model.cells_and_names():
+        if level == "O1" and isinstance(cell, _PRODUCTS):
+            cell.to_float(ms.float16)
+        if isinstance(cell, _SENSITIVE[level]):
+            cell.to_float(ms.float32)
+    return model

@@ -1,0 +1,86 @@
+"""Batch normalisation over the last axis, on one rank or over all of them."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import initializer
+
+from mindtwins.layers.device import formulation
+
+
+class BatchNorm(nn.Cell):
+    """Normalise each channel over batch and pixels: (..., C) -> (..., C), as torch.nn.BatchNorm2d.
+
+    In training by the mean and the biased variance of the batch, which also move `moving_mean` and
+    `moving_variance` (by the unbiased variance); else by those two. Parameters `gamma`, `beta`,
+    `moving_mean` and `moving_variance`, each (channels,), the last two not trained.
+
+    Args:
+        channels: C.
+        epsilon: added to the variance.
+        momentum: torch's, the share of the new value: moving += momentum * (batch's - moving).
+        synchronise: take mean and variance over the batches of all ranks, which must be of the same
+            shape (torch.nn.SyncBatchNorm). Needs an initialised communication.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        epsilon: float = 1e-5,
+        momentum: float = 0.1,
+        synchronise: bool = False,
+    ) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.gamma = Parameter(initializer("ones", (channels,), ms.float32))
+        self.beta = Parameter(initializer("zeros", (channels,), ms.float32))
+        self.moving_mean = Parameter(
+            initializer("zeros", (channels,), ms.float32), requires_grad=False
+        )
+        self.moving_variance = Parameter(
+            initializer("ones", (channels,), ms.float32), requires_grad=False
+        )
+        self.synchronise = synchronise
+        self.ranks = 1
+        if synchronise:
+            self.ranks = ms.communication.get_group_size()
+            self.sum_over_ranks = ops.AllReduce()
+        self.formulation = formulation()
+
+    def extend_repr(self) -> str:
+        return (
+            f"{self.gamma.shape[0]}, epsilon={self.epsilon}, momentum={self.momentum}, "
+            f"ranks={self.ranks}, {self.formulation}"
+        )
+
+    def construct(self, x: Tensor) -> Tensor:
+        tokens = ops.reshape(ops.cast(x, ms.float32), (-1, x.shape[-1]))
+        if self.training:
+            mean = self.mean(tokens)
+            centred = tokens - mean
+            # About the mean: a difference of squares would lose the digits of a small variance.
+            variance = self.mean(ops.square(centred))
+            self.move(mean, variance, self.ranks * tokens.shape[0])
+        else:
+            centred = tokens - self.moving_mean
+            variance = self.moving_variance
+        out = centred * (ops.rsqrt(variance + self.epsilon) * self.gamma) + self.beta
+        return ops.cast(ops.reshape(out, x.shape), x.dtype)
+
+    def mean(self, tokens: Tensor) -> Tensor:
+        """(N, C) -> (C,), over the tokens of all ranks."""
+        mean = ops.mean(tokens, 0)
+        if self.synchronise:
+            mean = self.sum_over_ranks(mean) / self.ranks
+        return mean
+
+    def move(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        # torch divides by count - 1 as well, and refuses a count of 1.
+        unbiased = variance * (count / (count - 1))
+        ops.assign(self.moving_mean, self.moving_mean + self.momentum * (mean - self.moving_mean))
+        ops.assign(
+            self.moving_variance,
+            self.moving_variance + self.momentum * (unbiased - self.moving_variance),
+        )

@@ -1,0 +1,102 @@
+"""What models are trained for: everything in which classification and segmentation differ.
+
+Scripts and the training loop know a `Task`; it knows models, data, loss and metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from mindspore import nn
+
+from mindtwins.config import Config
+from mindtwins.data import TrainingLoader
+from mindtwins.tasks.classification import Classification
+from mindtwins.training.distributed import World
+
+
+class DataSet(Protocol):
+    """Files and their labels.
+
+    Attributes:
+        root: the folder.
+        paths: the image files.
+    """
+
+    root: str
+    paths: list[str]
+
+    def __len__(self) -> int: ...
+
+
+class Metrics(Protocol):
+    """Result of an evaluation; its text is for people.
+
+    Attributes:
+        score: in percent, the higher the better; the best weights are chosen by it.
+        images: number of images that counted.
+    """
+
+    score: float
+    images: int
+
+    def record(self) -> dict[str, float]:
+        """The numbers for the log, by name."""
+
+
+class Evaluator(Protocol):
+    """Evaluates a model again and again.
+
+    Attributes:
+        images_per_second: of this process in the last evaluation, compilation left out.
+        skipped: unreadable images that this process left out of it.
+    """
+
+    images_per_second: float
+    skipped: int
+
+    def evaluate(self) -> Metrics:
+        """Evaluate every image once, over all ranks."""
+
+
+class Task(Protocol):
+    """What a recipe's `task` stands for. Methods raise UserError for what a user can get wrong.
+
+    Attributes:
+        score_name: what the metrics' score is called.
+    """
+
+    score_name: str
+
+    def find_data(self, split: str) -> DataSet:
+        """The files of a split, "train" or "val"."""
+
+    def check_same_classes(self, train: DataSet, val: DataSet) -> None:
+        """Raise unless a label means the same in both."""
+
+    def entries(self, data: DataSet) -> Iterable[str]:
+        """Each image with its label as text: what a continued run has to find unchanged."""
+
+    def build_model(self) -> tuple[nn.Cell, dict]:
+        """The model with its weights at the recipe's precision, and their metadata."""
+
+    def training_loader(self, data: DataSet, world: World) -> TrainingLoader:
+        """This rank's augmented batches."""
+
+    def loss(self) -> nn.Cell:
+        """From (the model's output in training, targets) to a float32 scalar."""
+
+    def evaluator(self, model: nn.Cell, data: DataSet, world: World) -> Evaluator:
+        """Evaluates a model on the data, shared by the ranks."""
+
+    def summary(self) -> str:
+        """The model's parameters and multiply-adds as a table."""
+
+
+_TASKS = {"classification": Classification}
+
+
+def create_task(config: Config) -> Task:
+    """The task that a recipe states."""
+    return _TASKS[config.task](config)

@@ -1,0 +1,164 @@
+"""Image classification: one label per image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from os.path import relpath
+
+from mindspore import nn
+
+from mindtwins.config import Config
+from mindtwins.data import (
+    EvaluationTransform,
+    ImageFolder,
+    Mixing,
+    RandomErasing,
+    TrainingLoader,
+    TrainingTransform,
+    build_evaluation_loader,
+    build_training_loader,
+    check_same_classes,
+    find_split,
+    write_digits,
+)
+from mindtwins.errors import UserError
+from mindtwins.evaluation import Evaluator
+from mindtwins.execution import set_precision
+from mindtwins.models import create_model
+from mindtwins.models.complexity import format_summary
+from mindtwins.models.twins import Dialect
+from mindtwins.models.variants import resolve_name
+from mindtwins.tasks.weights import asked_dialect, load_start, loader_options, read_start
+from mindtwins.training.distributed import World
+from mindtwins.training.losses import SoftTargetCrossEntropy
+
+HEAD = ("head.",)
+
+
+class Classification:
+    """See `mindtwins.tasks.Task`."""
+
+    score_name = "top-1"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def find_data(self, split: str) -> ImageFolder:
+        """The image files of a split, "train" or "val", under the names that the recipe gives it.
+
+        Raises:
+            UserError: folder or list is missing or empty.
+        """
+        config = self.config
+        if not config.data_dir:
+            raise UserError("data_dir is missing: say where the images are with --data_dir")
+        if config.dataset == "digits":
+            write_digits(config.data_dir)
+        if config.dataset == "list":
+            return ImageFolder.from_list(config.data_dir, getattr(config, f"{split}_list"))
+        return ImageFolder(find_split(config.data_dir, getattr(config, f"{split}_split")))
+
+    def check_same_classes(self, train: ImageFolder, val: ImageFolder) -> None:
+        """Raise unless a label means the same in both."""
+        check_same_classes(train, val)
+
+    def entries(self, data: ImageFolder) -> Iterator[str]:
+        """`path label`, paths relative to the folder."""
+        for path, label in zip(data.paths, data.labels, strict=True):
+            yield f"{relpath(path, data.root)} {label}"
+
+    def build_model(self) -> tuple[nn.Cell, dict]:
+        """The classifier with its weights, and the metadata `create_model` needs to load them.
+
+        Raises:
+            UserError: unknown model, or a checkpoint that does not fit.
+        """
+        config = self.config
+        variant = resolve_name(config.model)
+        checkpoint, recorded = read_start(config)
+        dialect = asdict(Dialect(**recorded | asked_dialect(config)))
+        model = create_model(
+            variant, config.num_classes, drop_path_rate=config.drop_path_rate, **dialect
+        )
+        metadata = {
+            "format_version": 1,
+            "variant": variant,
+            "num_classes": config.num_classes,
+            "in_channels": 3,
+            "dialect": dialect,
+        }
+        if checkpoint is not None:
+            load_start(model, checkpoint, metadata, HEAD if config.drop_head else ())
+        return set_precision(model, config.amp_level), metadata
+
+    def training_loader(self, data: ImageFolder, world: World) -> TrainingLoader:
+        """This rank's augmented, mixed batches.
+
+        Raises:
+            UserError: fewer images than a global batch, more classes than `num_classes`, or a bad
+                augmentation policy.
+        """
+        config = self.config
+        erasing = None
+        if config.re_prob > 0:
+            erasing = RandomErasing(config.re_prob, config.re_mode, config.re_count)
+        transform = TrainingTransform(
+            config.image_size,
+            config.mean,
+            config.std,
+            scale=config.scale,
+            ratio=config.ratio,
+            horizontal_flip=config.hflip,
+            rand_augment=config.auto_augment,
+            color_jitter=config.color_jitter,
+            erasing=erasing,
+            interpolation=config.interpolation,
+        )
+        mixing = Mixing(
+            config.num_classes,
+            label_smoothing=config.label_smoothing,
+            mixup_alpha=config.mixup,
+            cutmix_alpha=config.cutmix,
+            prob=config.mixup_prob,
+            switch_prob=config.mixup_switch_prob,
+            mode=config.mixup_mode,
+        )
+        return build_training_loader(
+            data,
+            transform,
+            mixing,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            accumulation=config.gradient_accumulation_steps,
+            **loader_options(config, world),
+        )
+
+    def loss(self) -> nn.Cell:
+        """Cross entropy with soft targets."""
+        return SoftTargetCrossEntropy()
+
+    def evaluator(self, model: nn.Cell, data: ImageFolder, world: World) -> Evaluator:
+        """Top-1, top-5 and loss.
+
+        Raises:
+            UserError: the data has more classes than the model.
+        """
+        config = self.config
+        if data.num_classes > config.num_classes:
+            raise UserError(
+                f"{data.root} has {data.num_classes} classes, but num_classes is "
+                f"{config.num_classes}"
+            )
+        loader = build_evaluation_loader(
+            data,
+            EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std),
+            batch_size=config.eval_batch_size or config.batch_size * 3 // 2,
+            **loader_options(config, world),
+        )
+        return Evaluator(model, loader, world.is_main, world.exchange)
+
+    def summary(self) -> str:
+        """Parameters and multiply-adds per stage."""
+        config = self.config
+        return format_summary(config.model, config.image_size, config.num_classes)

@@ -1,0 +1,97 @@
+"""What segmentation heads are made of: every formulation gives torch's numbers and gradients."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from layer_checks import FORMULATIONS, check, copy, tokens
+from mindspore import Tensor, nn
+
+from mindtwins import layers
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_conv1x1(formulation, has_bias):
+    with layers.use_formulation(formulation):
+        layer = layers.Conv1x1(6, 5, has_bias)
+    reference = torch.nn.Conv2d(6, 5, 1, bias=has_bias)
+    copy(reference, layer)
+    check(layer, reference, tokens(2, 3, 4, 6), channels_first=True)
+
+
+@pytest.mark.parametrize(("size", "has_bias"), [((1, 1), True), ((4, 6), True), ((7, 5), False)])
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_conv3x3(formulation, size, has_bias):
+    with layers.use_formulation(formulation):
+        layer = layers.Conv3x3(6, 8, has_bias)
+    reference = torch.nn.Conv2d(6, 8, 3, padding=1, bias=has_bias)
+    copy(reference, layer)
+    check(layer, reference, 0.2 * tokens(2, *size, 6), channels_first=True)
+
+
+def test_weights_start_as_he_fan_out():
+    conv = layers.Conv3x3(64, 32, has_bias=False)
+    assert conv.bias is None
+    np.testing.assert_allclose(conv.weight.asnumpy().std(), (2 / (9 * 32)) ** 0.5, rtol=0.03)
+    given = layers.Conv1x1(64, 32, weight_init=ms.common.initializer.Normal(0.01))
+    np.testing.assert_allclose(given.weight.asnumpy().std(), 0.01, rtol=0.1)
+    assert not given.bias.asnumpy().any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_batch_norm(formulation, training):
+    with layers.use_formulation(formulation):
+        layer = layers.BatchNorm(5, epsilon=1e-3, momentum=0.3)
+    reference = torch.nn.BatchNorm2d(5, eps=1e-3, momentum=0.3)
+    copy(reference, layer)
+    mean, variance = tokens(5), 1 + tokens(5) ** 2
+    reference.running_mean.copy_(torch.from_numpy(mean))
+    reference.running_var.copy_(torch.from_numpy(variance))
+    layer.moving_mean.set_data(Tensor(mean))
+    layer.moving_variance.set_data(Tensor(variance))
+    layer.set_train(training)
+    reference.train(training)
+    # A mean that is not small against the deviation: a difference of squares would lose digits.
+    x = tokens(2, 3, 7, 5) + 3
+    check(layer, reference, x, channels_first=True)
+    # `check` calls the layer twice, for the value and for the gradient.
+    reference(torch.from_numpy(x).double().permute(0, 3, 1, 2))
+    for name, theirs in (
+        ("moving_mean", reference.running_mean),
+        ("moving_variance", reference.running_var),
+    ):
+        ours = getattr(layer, name).asnumpy()
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6, err_msg=name)
+    assert np.array_equal(layer.moving_mean.asnumpy(), mean) != training
+
+
+@pytest.mark.parametrize(("size", "new"), [((4, 6), (8, 12)), ((5, 7), (13, 9)), ((9, 1), (3, 4))])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_resize(formulation, mode, size, new):
+    resize = {"bilinear": layers.resize_bilinear, "nearest": layers.resize_nearest}[mode]
+    options = {"align_corners": False} if mode == "bilinear" else {}
+    reference = torch.nn.Upsample(new, mode=mode, **options)
+    with layers.use_formulation(formulation):
+        check(Function(resize, *new), reference, tokens(2, *size, 18), channels_first=True)
+
+
+@pytest.mark.parametrize(("size", "bins"), [((16, 7), 6), ((2, 3), 6)])
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_adaptive_average_pool(formulation, size, bins):
+    reference = torch.nn.AdaptiveAvgPool2d(bins)
+    with layers.use_formulation(formulation):
+        layer = Function(layers.adaptive_average_pool, bins)
+        check(layer, reference, tokens(2, *size, 5), channels_first=True)
+
+
+class Function(nn.Cell):
+    def __init__(self, function, *arguments):
+        super().__init__()
+        self.function = function
+        self.arguments = arguments
+
+    def construct(self, x):
+        return self.function(x, *self.arguments)

@@ -1,0 +1,44 @@
+"""Device and precision."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from mindtwins.errors import UserError
+from mindtwins.execution import set_precision, use_device
+from mindtwins.models import create_model
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    model = create_model("svt_tiny", num_classes=10)
+    return {
+        p.name: rng.normal(size=p.shape).astype(np.float32) / 8 + (p.name.endswith("gamma"))
+        for p in model.get_parameters()
+    }
+
+
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+def test_precision_levels_compute_in_fp16(level: str, weights: dict):
+    images = Tensor(np.random.default_rng(1).normal(size=(2, 3, 32, 32)).astype(np.float32))
+
+    def logits(level: str) -> np.ndarray:
+        model = create_model("svt_tiny", num_classes=10)
+        for parameter in model.get_parameters():
+            parameter.set_data(Tensor(weights[parameter.name], ms.float32))
+        model = set_precision(model, level)
+        assert all(p.dtype == ms.float32 for p in model.get_parameters())
+        return model(images).asnumpy().astype(np.float32)
+
+    full, half = logits("O0"), logits(level)
+    difference = np.abs(half - full).max() / full.std()
+    assert 1e-5 < difference < 0.05
+
+
+def test_an_unusable_device_is_one_sentence():
+    with pytest.raises(UserError, match="cannot use device_target Ascend"):
+        use_device("Ascend")
