@@ -1,71 +1,87 @@
-"""Classify images with a checkpoint: the likeliest classes of each, as text, JSON and a picture."""
+"""Classify or segment images with a checkpoint, whose own task, model and classes are taken.
+
+    python infer.py --ckpt_path svt_small.ckpt --images photographs/ --output_png classes.png
+    python infer.py --ckpt_path upernet_svt_small.ckpt --images photographs/ --output_dir segmented
+
+A classifier tells each image's likeliest classes. A segmentor writes into output_dir, for each
+image, its classes over the picture with a legend (NAME_overlay.png) and as numbers (NAME.png).
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from matplotlib.figure import Figure
-from mindspore import Tensor
-from tqdm import tqdm
+from mindspore import nn
 
 from mindtwins.checkpoint import load_checkpoint
 from mindtwins.config import InferConfig, parse_config
 from mindtwins.data import EvaluationTransform
-from mindtwins.data.decode import UnreadableImage, read_rgb
 from mindtwins.data.image_folder import EXTENSIONS
 from mindtwins.errors import UserError, run_cli
+from mindtwins.evaluation import predict as classification
 from mindtwins.execution import use_device
 from mindtwins.files import atomic_write
+from mindtwins.segmentation import ade20k, digits
+from mindtwins.segmentation import predict as segmentation
+from mindtwins.segmentation.transforms import TestTransform
 from mindtwins.tasks import create_task
-
-DESCRIPTION = """Classify an image, or every image in a folder, with a checkpoint.
-
-python infer.py --ckpt_path svt_small.ckpt --images photographs/
-"""
-PICTURES_PER_ROW = 4
+from mindtwins.tasks.segmentation import test_window
+from mindtwins.training.distributed import World
 
 
 def main(argv: list[str]) -> None:
-    config = parse_config(InferConfig, argv, DESCRIPTION)
+    """Read the configuration, predict, report."""
+    config = parse_config(InferConfig, argv, __doc__)
     if not config.ckpt_path:
         raise UserError("ckpt_path is missing: say which checkpoint with --ckpt_path")
     files = find_files(config.images)
     use_device(config.device_target)
     config = as_trained(config)
     names = class_names(config)
-    model, _ = create_task(config).build_model()
-    transform = EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std)
-
-    results, pictures = [], []
-    for file in tqdm(files, unit="image", leave=False, disable=None):
-        try:
-            picture = read_rgb(file)
-        except UnreadableImage as error:
-            raise UserError(f"cannot read image {file} ({error})") from error
-        logits = model(Tensor(transform(picture)[None])).asnumpy()[0].astype(np.float64)
-        probabilities = np.exp(logits - logits.max())
-        probabilities /= probabilities.sum()
-        best = np.argsort(-probabilities, kind="stable")[: config.top_k]
-        results.append(
-            {
-                "file": str(file),
-                "classes": best.tolist(),
-                "names": [names[i] for i in best],
-                "probabilities": probabilities[best].tolist(),
-            }
-        )
-        pictures.append(picture)
-    for result in results:
-        pairs = zip(result["names"], result["probabilities"], strict=True)
-        print(f"{result['file']}: " + ", ".join(f"{name} {p:.3f}" for name, p in pairs))
+    model, _ = create_task(config).build_model(World())
+    results = PREDICT[config.task](config, model, files, names)
     if config.output_json:
         with atomic_write(config.output_json) as stream:
             stream.write(json.dumps(results, indent=2).encode() + b"\n")
+
+
+def classify(
+    config: InferConfig, model: nn.Cell, files: Sequence[Path], names: Sequence[str]
+) -> list[dict]:
+    """Print the likeliest classes, and draw them if asked to."""
+    transform = EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std)
+    results = classification.classify(model, transform, files, names, config.top_k)
+    for result in results:
+        print(classification.describe(result))
     if config.output_png:
-        draw(config.output_png, results, pictures)
+        classification.draw(config.output_png, results)
+    return results
+
+
+def segment(
+    config: InferConfig, model: nn.Cell, files: Sequence[Path], names: Sequence[str]
+) -> list[dict]:
+    """Write overlays and label files, and print which classes cover most of each image."""
+    results = segmentation.segment(
+        model,
+        TestTransform(
+            config.mean, config.std, scale=config.resize_scale, ratios=config.test_ratios
+        ),
+        files,
+        names,
+        Path(config.output_dir),
+        flip=config.test_flip,
+        window=test_window(config),
+    )
+    for result in results:
+        print(segmentation.describe(result, config.top_k))
+    return results
+
+
+PREDICT = {"classification": classify, "segmentation": segment}
 
 
 def find_files(images: str) -> list[Path]:
@@ -84,15 +100,23 @@ def find_files(images: str) -> list[Path]:
 
 
 def as_trained(config: InferConfig) -> InferConfig:
-    """The configuration with the variant and the classes that the checkpoint states."""
+    """The configuration with the task, the variant and the classes that the checkpoint states."""
     stated = load_checkpoint(config.ckpt_path).metadata or {}
-    model, classes = stated.get("variant", config.model), stated.get("num_classes")
-    return replace(config, model=model, num_classes=classes or config.num_classes)
+    return replace(
+        config,
+        task=stated.get("task", config.task),
+        model=stated.get("variant", config.model),
+        num_classes=stated.get("num_classes") or config.num_classes,
+    )
 
 
-def class_names(config: InferConfig) -> list[str]:
-    """One name per class: the lines of `class_names`, or else the numbers."""
+def class_names(config: InferConfig) -> Sequence[str]:
+    """One name per class: the lines of `class_names`, those of a known data set, or numbers."""
     if not config.class_names:
+        if config.task == "segmentation":
+            for known in (ade20k.CLASSES, digits.CLASSES):
+                if len(known) == config.num_classes:
+                    return known
         return [f"class {i}" for i in range(config.num_classes)]
     try:
         names = Path(config.class_names).read_text(encoding="utf-8").splitlines()
@@ -104,21 +128,6 @@ def class_names(config: InferConfig) -> list[str]:
             " classes: one name per line is needed"
         )
     return names
-
-
-def draw(path: str, results: list[dict], pictures: list) -> None:
-    """A sheet of the images, each under its likeliest class, as PNG."""
-    columns = min(PICTURES_PER_ROW, len(results))
-    rows = -(-len(results) // columns)
-    figure = Figure(figsize=(3 * columns, 3 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, result, picture in zip(axes.flat, results, pictures, strict=False):
-        axis.imshow(picture)
-        axis.set_title(f"{result['names'][0]} ({result['probabilities'][0]:.2f})", fontsize=9)
-    with atomic_write(path) as stream:
-        figure.savefig(stream, format="png", dpi=100)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,10 @@ def evaluate(config: ValidateConfig, task: Task) -> None:
     from mindtwins.execution import use_device
     from mindtwins.training.distributed import join_world
 
-    use_device(config.device_target)
+    use_device(config.device_target, config.allow_tf32)
     world = join_world(config.distribute)
     data = task.find_data("val")
-    model, _ = task.build_model()
+    model, _ = task.build_model(world)
     evaluator = task.evaluator(model, data, world)
     metrics = evaluator.evaluate()
     images_per_second = world.total("speed", evaluator.images_per_second)

@@ -14,12 +14,20 @@ import torch
 from mindspore import Tensor, nn
 
 import mindtwins
-from benchmarks.torch_training import CLIP, DECAY, RATE, torch_training
+from benchmarks.torch_training import (
+    AUXILIARY_WEIGHT,
+    CLIP,
+    DECAY,
+    RATE,
+    pixel_cross_entropy,
+    torch_training,
+)
 from mindtwins.reference import create_reference
+from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.reference.weights import randomise
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.losses import SoftTargetCrossEntropy
+from mindtwins.training.losses import PixelCrossEntropy, SoftTargetCrossEntropy
 from mindtwins.training.optimizer import AdamW
 from mindtwins.training.step import MicroBatch, TrainStep
 
@@ -94,17 +102,33 @@ def training(name: str, batch: int) -> dict[str, Work]:
     models = Models(name)
     pixels, targets = images(batch, 224), np.eye(CLASSES, dtype=np.float32)[:batch]
     return {
-        MINDTWINS: our_training(models.cell, pixels, targets),
+        MINDTWINS: our_training(models.cell, pixels, targets, SoftTargetCrossEntropy()),
         TORCH: torch_training(models.reference, pixels, targets),
     }
 
 
-def our_training(cell: nn.Cell, pixels: np.ndarray, targets: np.ndarray) -> Work:
+def segmentation(name: str, batch: int, train: bool) -> dict[str, Work]:
+    """Inference or a training step of a segmentor at 512; each has random weights of its own."""
+    cell, reference = mindtwins.create_segmentor(name), create_segmentation_reference(name)
+    pixels = images(batch, 512)
+    if not train:
+        ours, theirs = Tensor(pixels), torch.from_numpy(pixels)
+        return {
+            MINDTWINS: lambda: cell(ours).asnumpy(),
+            TORCH: torch.inference_mode()(lambda: reference(theirs)),
+        }
+    labels = np.random.default_rng(1).integers(0, 150, (batch, 512, 512), np.int32)
+    loss = PixelCrossEntropy((1.0,) if cell.auxiliary_head is None else (1.0, AUXILIARY_WEIGHT))
+    return {
+        MINDTWINS: our_training(cell, pixels, labels, loss),
+        TORCH: torch_training(reference, pixels, labels, pixel_cross_entropy),
+    }
+
+
+def our_training(cell: nn.Cell, pixels: np.ndarray, targets: np.ndarray, loss: nn.Cell) -> Work:
     """A call that makes one step with MindTwins' own training step."""
     optimizer = AdamW(parameter_groups(cell.set_train(), DECAY))
-    step = TrainStep(
-        cell, SoftTargetCrossEntropy(), optimizer, LossScale(1.0, 1, dynamic=False), CLIP
-    )
+    step = TrainStep(cell, loss, optimizer, LossScale(1.0, 1, dynamic=False), CLIP)
     return lambda: step([MicroBatch(pixels, targets)], RATE)
 
 

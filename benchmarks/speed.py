@@ -24,7 +24,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from benchmarks.alone import measure
-from benchmarks.contestants import MINDTWINS, TORCH, Models, Work, images, prepare, training
+from benchmarks.contestants import (
+    MINDTWINS,
+    TORCH,
+    Models,
+    Work,
+    images,
+    prepare,
+    segmentation,
+    training,
+)
 from benchmarks.conversion import CONVERT, COPY, conversion
 from benchmarks.machine import describe
 from benchmarks.side_by_side import take_turns
@@ -49,7 +58,7 @@ def show(
     for other in others or [name for name in contestants if name != ours]:
         wall, cpu = (b / a for a, b in zip(costs[ours], costs[other], strict=True))
         print(
-            f"{what:<34}{other:<32}{costs[ours].wall * 1e3:>9.0f}{costs[other].wall * 1e3:>9.0f}"
+            f"{what:<44}{other:<32}{costs[ours].wall * 1e3:>9.0f}{costs[other].wall * 1e3:>9.0f}"
             f"{wall:>8.2f}{cpu:>8.2f}",
             flush=True,
         )
@@ -57,7 +66,7 @@ def show(
 
 
 def heading(title: str) -> None:
-    print(f"\n{title:<66}{'ours/ms':>9}{'other/ms':>9}{'wall x':>8}{'cpu x':>8}", flush=True)
+    print(f"\n{title:<76}{'ours/ms':>9}{'other/ms':>9}{'wall x':>8}{'cpu x':>8}", flush=True)
 
 
 def inference(models: list[str], rounds: int) -> None:
@@ -100,6 +109,16 @@ def features(models: list[str], rounds: int) -> None:
     heading("features, 512 x 512, batch 1")
     for name in small(models):
         show(name, Models(name, features_only=True).work(1, 512), rounds)
+
+
+def segmentors(models: list[str], rounds: int) -> None:
+    """Both heads; a batch norm needs two images to train. Calls take seconds: two rounds."""
+    heading("segmentation, 512 x 512")
+    if "svt_small" in models:
+        for name in ("fpn_svt_small", "upernet_svt_small"):
+            for what, batch, train in (("inference", 1, False), ("training step", 2, True)):
+                contestants = segmentation(name, batch, train)
+                show(f"{name}, {what}, batch {batch}", contestants, min(rounds, 2))
 
 
 def converting(models: list[str], rounds: int) -> None:
@@ -165,6 +184,7 @@ PARTS: dict[str, Callable[[list[str], int], None]] = {
     "other_pytorch": other_pytorch,
     "training": training_steps,
     "features": features,
+    "segmentation": segmentors,
     "conversion": converting,
     "first_calls": first_calls,
     "memory": memory,

@@ -6,12 +6,13 @@ Example: python convert/ms2pt.py --ckpt_path svt_small.ckpt --pt_path svt_small.
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
-from mindtwins.checkpoint import load_checkpoint
+from mindtwins.checkpoint import Checkpoint, load_checkpoint
 from mindtwins.conversion import torch_files
-from mindtwins.conversion.converter import to_torch
-from mindtwins.conversion.layouts import LAYOUTS
+from mindtwins.conversion.converter import choose_layout, to_torch
+from mindtwins.conversion.layouts import PROJECTS, Layout
 from mindtwins.errors import UserError, run_cli
 from mindtwins.files import check_writable, replaced_file
 from mindtwins.tensor_files import write_safetensors
@@ -22,20 +23,36 @@ def main(argv: list[str]) -> None:
     check_writable(args.pt_path)
     if args.pt_path.resolve() == args.ckpt_path.resolve():
         raise UserError(f"{args.ckpt_path} is both source and target: choose another --pt_path")
-    tensors = to_torch(load_checkpoint(args.ckpt_path), args.layout)
+    checkpoint = load_checkpoint(args.ckpt_path)
+    layout = choose_layout(checkpoint, args.layout)
+    tensors = to_torch(checkpoint, layout)
     with replaced_file(args.pt_path) as temporary:
         if args.pt_path.suffix == ".safetensors":
             write_safetensors(temporary, tensors, {"format": "pt"})
         else:
             with temporary.open("wb") as file:
                 torch_files.save(file, tensors)
-    print(f"wrote {args.pt_path}: {len(tensors)} tensors in the {args.layout} layout")
+    print(f"wrote {args.pt_path}: {len(tensors)} tensors in the {layout.project} layout")
+    for line in _differences(checkpoint, layout):
+        print(line)
+
+
+def _differences(checkpoint: Checkpoint, layout: Layout) -> list[str]:
+    """In what the code that the file is for computes otherwise than the weights are used here."""
+    used = (checkpoint.metadata or {}).get("dialect", {})
+    if layout.task == "classification":  # whose weights go from code to code at other sizes too
+        return []
+    return [
+        f"note: the {layout.project} code has {field} {there}, here it is {used[field]}"
+        for field, there in asdict(layout.dialect).items()
+        if used.get(field, there) != there
+    ]
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="ms2pt.py",
-        description="Convert a MindSpore checkpoint of a Twins classification model to a PyTorch"
+        description="Convert a MindSpore checkpoint of a Twins classifier or segmentor to a PyTorch"
         " state dict. The values are the same bits.",
     )
     parser.add_argument(
@@ -49,9 +66,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--layout",
-        choices=sorted(LAYOUTS),
-        default="official",
-        help="whose names the target has (timm kept the official ones); default: official",
+        choices=sorted(PROJECTS),
+        help="whose names the target has (timm kept the official ones); default: whose names the"
+        " weights came with, else official for a classifier and mmsegmentation for a segmentor",
     )
     return parser.parse_args(argv)
 

@@ -58,8 +58,10 @@ def main(argv: list[str]) -> None:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="pt2ms.py",
-        description="Convert a PyTorch checkpoint of a Twins classification model (official or"
-        " timm names) to MindSpore. Every tensor is accounted for; code in the file never runs.",
+        description="Convert a PyTorch checkpoint of a Twins model to MindSpore: classifiers with"
+        " official or timm names, segmentors of MMSegmentation, sssegmentation and the official"
+        " code, backbones of MMSegmentation's key converter. Which it is, is recognised. Every"
+        " tensor is accounted for; code in the file never runs.",
     )
     parser.add_argument(
         "--pt_path",
@@ -80,7 +82,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--drop_head",
         action="store_true",
-        help="leave the source's head out; the target's --num_classes wide head is all zeros",
+        help="leave the source's classifier out; the target's, --num_classes wide, is all zeros",
     )
     parser.add_argument(
         "--verify",
@@ -121,11 +123,15 @@ def _summary(source: Source, conversion: Conversion) -> str:
     account, metadata = conversion.account, conversion.metadata
     place = f" under {source.container!r}" if source.container else ""
     prefix = f", each name without {source.prefix!r}" if source.prefix else ""
-    count = sum(array.size for array in conversion.tensors.values())
+    count = sum(
+        array.size for name, array in conversion.tensors.items() if ".bn.moving_" not in name
+    )
     lines = [
         f"read {source.path}: {len(source.tensors)} tensors{place}{prefix}",
         f"recognised {metadata['variant']}, {metadata['num_classes']} classes:"
         f" {count:,} parameters, {len(account.used)} tensors used",
+        f"names of the {metadata['source']['layout']} code, which computes with"
+        f" {', '.join(f'{field} {value}' for field, value in metadata['dialect'].items())}",
     ]
     lines += _by_value("widened to float32, values unchanged, from", account.widened)
     lines += _by_value("ignored,", account.ignored)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "create_model", "list_models"]
+# Where each name is. Not imported here: importing a part that does without MindSpore must not
+# import MindSpore, whose cluster has to be described in the environment beforehand.
+_MODULES = {
+    "create_model": "mindtwins.models.variants",
+    "list_models": "mindtwins.models.variants",
+    "create_segmentor": "mindtwins.segmentation.variants",
+    "list_segmentors": "mindtwins.segmentation.variants",
+}
+
+__all__ = ["__version__", "create_model", "create_segmentor", "list_models", "list_segmentors"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported above: importing a part that does without MindSpore must not import MindSpore,
-    # whose cluster has to be described in the environment beforehand.
-    if name in ("create_model", "list_models"):
-        from mindtwins import models
-
-        return getattr(models, name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

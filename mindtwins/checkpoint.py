@@ -169,12 +169,18 @@ def expect_metadata(checkpoint: Checkpoint, **expected: object) -> None:
         raise UserError(f"{checkpoint.path} is a checkpoint of {', '.join(differing)}")
 
 
-def load_into(cell: nn.Cell, checkpoint: Checkpoint, allow_unused: Iterable[str] = ()) -> None:
+def load_into(
+    cell: nn.Cell,
+    checkpoint: Checkpoint,
+    allow_unused: Iterable[str] = (),
+    allow_missing: Iterable[str] = (),
+) -> None:
     """Set every parameter of `cell` from the checkpoint's tensor of the same name.
 
-    Strict both ways: each parameter needs its tensor with the same shape and dtype, and each
-    tensor its parameter, except those whose names start with a prefix in `allow_unused`. Nothing
-    is set unless everything fits.
+    Strict both ways: each parameter needs its tensor with the same shape and dtype, except those
+    whose names start with a prefix in `allow_missing`, which keep their values; and each tensor
+    its parameter, except those whose names start with a prefix in `allow_unused`. Nothing is set
+    unless everything fits.
 
     Raises:
         UserError: something does not fit; the message names it.
@@ -182,7 +188,11 @@ def load_into(cell: nn.Cell, checkpoint: Checkpoint, allow_unused: Iterable[str]
     from mindspore import Tensor, dtype_to_nptype
 
     tensors = checkpoint.tensors
-    parameters = {parameter.name: parameter for parameter in cell.get_parameters()}
+    parameters = {
+        parameter.name: parameter
+        for parameter in cell.get_parameters()
+        if parameter.name in tensors or not parameter.name.startswith(tuple(allow_missing))
+    }
     wanted = {
         name: (tuple(parameter.shape), np.dtype(dtype_to_nptype(parameter.dtype)))
         for name, parameter in parameters.items()

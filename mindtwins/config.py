@@ -60,6 +60,7 @@ def option(
     )
 
 
+# The values of `dataset` that go with each task.
 DATASETS = {
     "classification": ("imagefolder", "list", "digits"),
     "segmentation": ("ade20k", "pairs", "digits"),
@@ -298,6 +299,9 @@ class RuntimeSection:
     """runtime"""
 
     device_target: str = option("CPU", "where to run", choices=("CPU", "GPU", "Ascend"), free=True)
+    allow_tf32: bool = option(
+        False, "GPU: float32 products and convolutions in TF32, with 10 bits of mantissa"
+    )
     distribute: bool = option(
         True, "use the ranks that mpirun or msrun started (a lone process is one rank)", free=True
     )
@@ -425,11 +429,6 @@ class Config(
             raise UserError("dataset: list needs val_list (and train_list to train)")
         if self.dataset == "pairs" and not self.class_names:
             raise UserError("dataset: pairs needs class_names, a text file with a name per line")
-        if self.dataset not in DATASETS[self.task]:
-            raise UserError(
-                f"dataset {self.dataset} is not for task {self.task}: use one of "
-                f"{', '.join(DATASETS[self.task])}"
-            )
 
 
 @dataclass(frozen=True)

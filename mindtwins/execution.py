@@ -27,8 +27,13 @@ _SENSITIVE = {
 _PRODUCTS = (Dense, PatchConv, DepthwiseConv3x3, Conv1x1, Conv3x3)
 
 
-def use_device(device_target: str) -> None:
+def use_device(device_target: str, allow_tf32: bool = False) -> None:
     """Select the device, and graph mode, before any cell is built.
+
+    Args:
+        device_target: "CPU", "GPU" or "Ascend".
+        allow_tf32: on GPU, let float32 products and convolutions round their inputs to 10 bits of
+            mantissa (TF32) and run on the tensor cores. Elsewhere it means nothing.
 
     Raises:
         UserError: MindSpore cannot use the device.
@@ -40,6 +45,11 @@ def use_device(device_target: str) -> None:
     except (RuntimeError, ValueError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "unknown reason")
         raise UserError(f"cannot use device_target {device_target}: {reason}") from error
+    if device_target == "GPU":
+        # Both are stated: MindSpore's own defaults are off for products and on for convolutions.
+        precision = ms.device_context.gpu.op_precision
+        precision.matmul_allow_tf32(allow_tf32)
+        precision.conv_allow_tf32(allow_tf32)
     ms.set_context(mode=ms.GRAPH_MODE)
 
 

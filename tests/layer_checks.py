@@ -13,9 +13,13 @@ from mindtwins.layers import device, kernels
 FORMULATIONS = [
     pytest.param(
         name,
-        marks=pytest.mark.skipif(
-            name == "kernel" and not kernels.available(), reason=kernels.status()
-        ),
+        marks=[
+            pytest.mark.skipif(
+                name == "kernel" and not kernels.available(), reason=kernels.status()
+            ),
+            # Another device's; MindSpore's own convolutions are slow on a CPU.
+            *([pytest.mark.slow] if name == "native" else []),
+        ],
     )
     for name in device.FORMULATIONS
 ]

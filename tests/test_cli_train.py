@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+# Processes that compile a training step each.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 OUTPUT = Path("outputs/svt_tiny_digits")
 CONFIG = str(ROOT / "configs" / "svt_tiny_digits.yaml")
@@ -142,7 +145,6 @@ def kill_and_resume(cwd: Path, digits: str, kills: int) -> None:
     run("train.py", cwd, digits, *RECIPE, "--resume")
 
 
-@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(uninterrupted: Path, digits: str, tmp_path: Path):
     kill_and_resume(tmp_path, digits, kills=3)
     assert_same_files(uninterrupted, tmp_path)
@@ -154,7 +156,6 @@ def test_killed_twenty_times(uninterrupted: Path, digits: str, tmp_path: Path):
     assert_same_files(uninterrupted, tmp_path)
 
 
-@pytest.mark.slow
 def test_sigterm_saves_and_a_damaged_checkpoint_is_passed_over(
     uninterrupted: Path, digits: str, tmp_path: Path
 ):

@@ -17,6 +17,7 @@ from mindtwins.config import (
 )
 from mindtwins.errors import UserError
 from mindtwins.models.variants import resolve_name
+from mindtwins.segmentation.variants import resolve_segmentor
 from mindtwins.training.schedule import peak_learning_rate
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -194,5 +195,50 @@ def test_imagenet_recipes_state_the_authors_values(name: str, device: str):
         "mixup_mode": "batch",
         "label_smoothing": 0.1,
         "ema": False,
+    }
+    assert {key: getattr(config, key) for key in expected} == expected
+
+
+# Head, drop path and batch per device of 8 in MMSegmentation's published runs.
+SEGMENTATION = {
+    f"{head}_{name}": (head, 4 if f"{head}_{name}" in ("fpn_" + name, "upernet_pcpvt_s") else 2)
+    for head in ("fpn", "upernet")
+    for name in RECIPES
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTATION)
+def test_segmentation_recipes_state_the_published_values(name: str):
+    head, batch = SEGMENTATION[name]
+    config = parse("-c", str(CONFIGS / f"{name}_ade20k.yaml"), "--data_dir", "ade20k")
+    assert resolve_segmentor(config.model) == f"{head}_{RECIPES[name.partition('_')[2]][0]}"
+    is_fpn = head == "fpn"
+    expected = {
+        "task": "segmentation",
+        "dataset": "ade20k",
+        "num_classes": 150,
+        "image_size": 512,
+        "resize_scale": (2048, 512),
+        "resize_ratio": (0.5, 2.0),
+        "category_max_ratio": 0.75,
+        "hflip": 0.5,
+        "photometric_distortion": True,
+        "scheduler": "poly",
+        "epoch_steps": 8000 if is_fpn else 16000,
+        "epoch_size": 10,
+        "batch_size": batch,
+        "lr": 1e-4 if is_fpn else 6e-5,
+        "min_lr": 1e-6 if is_fpn else 0,
+        "poly_power": 0.9 if is_fpn else 1.0,
+        "warmup_epochs": 0,
+        "warmup_steps": 0 if is_fpn else 1500,
+        "weight_decay": 1e-4 if is_fpn else 0.01,
+        "no_decay": () if is_fpn else ("norm", "pos_block"),
+        "clip_grad": 0,
+        "drop_path_rate": 0.3 if name.endswith("svt_l") else 0.2,
+        "auxiliary_weight": 0.4,
+        "test_mode": "whole",
+        "test_ratios": (1.0,),
+        "test_flip": False,
     }
     assert {key: getattr(config, key) for key in expected} == expected

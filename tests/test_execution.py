@@ -22,7 +22,10 @@ def weights() -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+@pytest.mark.parametrize(
+    "level",
+    ["O2", pytest.param("O1", marks=pytest.mark.slow), pytest.param("O3", marks=pytest.mark.slow)],
+)
 def test_precision_levels_compute_in_fp16(level: str, weights: dict):
     images = Tensor(np.random.default_rng(1).normal(size=(2, 3, 32, 32)).astype(np.float32))
 
@@ -37,6 +40,34 @@ def test_precision_levels_compute_in_fp16(level: str, weights: dict):
     full, half = logits("O0"), logits(level)
     difference = np.abs(half - full).max() / full.std()
     assert 1e-5 < difference < 0.05
+
+
+@pytest.mark.parametrize("allow_tf32", [False, True])
+def test_on_gpu_float32_means_float32_unless_tf32_is_allowed(allow_tf32: bool, monkeypatch):
+    """MindSpore's setters are recorded: there is no GPU here to measure a product on."""
+    settings = {}
+    precision = ms.device_context.gpu.op_precision
+    for name in ("matmul_allow_tf32", "conv_allow_tf32"):
+        monkeypatch.setattr(precision, name, lambda value, name=name: settings.update({name: value}))
+    monkeypatch.setattr(ms, "set_device", lambda target: settings.update(device=target))
+    if allow_tf32:
+        use_device("GPU", allow_tf32=True)
+    else:
+        use_device("GPU")
+    assert settings == {
+        "device": "GPU",
+        "matmul_allow_tf32": allow_tf32,
+        "conv_allow_tf32": allow_tf32,
+    }
+
+
+def test_other_devices_have_no_tf32(monkeypatch):
+    def fail(value: bool) -> None:
+        raise AssertionError("MindSpore logs an error where this is set for another device")
+
+    monkeypatch.setattr(ms.device_context.gpu.op_precision, "conv_allow_tf32", fail)
+    monkeypatch.setattr(ms.device_context.gpu.op_precision, "matmul_allow_tf32", fail)
+    use_device("CPU", allow_tf32=True)
 
 
 def test_an_unusable_device_is_one_sentence():

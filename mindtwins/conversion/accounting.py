@@ -3,7 +3,7 @@ of the model is filled, and what does not add up is an error that names the tens
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,13 +24,13 @@ class Account:
     """Where every tensor went.
 
     Attributes:
-        used: source name to parameter name.
+        used: source name to the names of the parameters that it fills.
         ignored: source name to reason.
         widened: source name to its dtype, for tensors that were not float32.
         filled: parameter name to how it was filled, for those that the source did not fill.
     """
 
-    used: dict[str, str] = field(default_factory=dict)
+    used: dict[str, tuple[str, ...]] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     widened: dict[str, str] = field(default_factory=dict)
     filled: dict[str, str] = field(default_factory=dict)
@@ -38,14 +38,15 @@ class Account:
 
 def settle(
     tensors: Mapping[str, np.ndarray],
-    names: Mapping[str, str | None],
+    names: Mapping[str, tuple[str, ...]],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[dict[str, np.ndarray], Account]:
-    """Match a source's tensors with a model's parameters, one to one.
+    """Match a source's tensors with a model's parameters.
 
     Args:
         tensors: source name to array.
-        names: source name to parameter name; None for a tensor without a place.
+        names: source name to the names of the parameters that its rows fill, one after the other;
+            none for a tensor without a place.
         shapes: parameter name to shape: what has to be filled.
 
     Returns:
@@ -55,47 +56,59 @@ def settle(
         AccountError: a missing, extra or misshapen tensor, an unexpected dtype, a value that is
             not finite.
     """
-    sources = {ours: theirs for theirs, ours in names.items() if ours is not None}
+    sources = {ours: theirs for theirs, parts in names.items() for ours in parts}
     problems = list_names("lacks", [name for name in shapes if name not in sources])
     problems += list_names(
-        "has no use for", [theirs for theirs, ours in names.items() if ours not in shapes]
+        "has no use for",
+        [theirs for theirs, parts in names.items() if not parts or not shapes.keys() >= {*parts}],
     )
-    matched = {ours: tensors[sources[ours]] for ours in shapes if ours in sources}
+    used = {sources[ours]: names[sources[ours]] for ours in shapes if ours in sources}
+    used = {theirs: parts for theirs, parts in used.items() if shapes.keys() >= {*parts}}
+    stacked = {theirs: _stacked([shapes[ours] for ours in parts]) for theirs, parts in used.items()}
     problems += list_names(
         "has another shape than the model for",
         [
-            f"{sources[ours]} {array.shape} instead of {shapes[ours]}"
-            for ours, array in matched.items()
-            if array.shape != shapes[ours]
+            f"{theirs} {tensors[theirs].shape} instead of {shape}"
+            for theirs, shape in stacked.items()
+            if tensors[theirs].shape != shape
         ],
     )
     problems += list_names(
         "has an unexpected dtype for",
         [
-            f"{sources[ours]} ({array.dtype}, not float32, float16 or bfloat16)"
-            for ours, array in matched.items()
-            if array.dtype != np.float32 and array.dtype not in WIDENED
+            f"{theirs} ({tensors[theirs].dtype}, not float32, float16 or bfloat16)"
+            for theirs in used
+            if tensors[theirs].dtype != np.float32 and tensors[theirs].dtype not in WIDENED
         ],
     )
     if problems:
         raise AccountError("; it ".join(problems))
 
-    filled = {ours: widen(array) for ours, array in matched.items()}
+    widened = {theirs: widen(tensors[theirs]) for theirs in used}
     problems = list_names(
         "has infinite or NaN values in",
-        [sources[ours] for ours, array in filled.items() if not is_finite(array)],
+        [theirs for theirs, array in widened.items() if not is_finite(array)],
     )
     if problems:
         raise AccountError(*problems)
+    filled = {}
+    for theirs, parts in used.items():
+        ends = np.cumsum([shapes[ours][0] for ours in parts])
+        filled |= zip(parts, np.split(widened[theirs], ends[:-1]), strict=True)
     account = Account(
-        used={sources[ours]: ours for ours in shapes},
+        used=used,
         widened={
-            sources[ours]: WIDENED[array.dtype]
-            for ours, array in matched.items()
-            if array.dtype in WIDENED
+            theirs: WIDENED[tensors[theirs].dtype]
+            for theirs in used
+            if tensors[theirs].dtype in WIDENED
         },
     )
-    return filled, account
+    return {ours: filled[ours] for ours in shapes}, account
+
+
+def _stacked(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape of arrays put one after the other along the first axis."""
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
 def widen(array: np.ndarray) -> np.ndarray:

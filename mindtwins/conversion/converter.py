@@ -10,18 +10,12 @@ import numpy as np
 
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.conversion.accounting import Account, AccountError, settle
-from mindtwins.conversion.layouts import LAYOUTS
+from mindtwins.conversion.kinds import KINDS, Kind, task_of
+from mindtwins.conversion.layouts import PROJECTS, Layout, find_layout, recognise_layout
 from mindtwins.conversion.readers import Source
-from mindtwins.conversion.recognise import recognise
 from mindtwins.errors import UserError
-from mindtwins.models.twins import Dialect
-from mindtwins.models.variants import parameter_shapes, resolve_name
 
 FORMAT_VERSION = 1
-
-DEFAULT_CLASSES = 1000
-HEAD = ("head.weight", "head.bias")
-_STEM = "patch_embeds.0.proj.weight"
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ def from_torch(
     num_classes: int | None = None,
     drop_head: bool = False,
 ) -> Conversion:
-    """Convert a state dict of the official or timm classification code.
+    """Convert a state dict of a classifier or a segmentor, whosever names it has.
 
     Args:
         source: what `read_source` returned.
@@ -50,20 +44,21 @@ def from_torch(
     Raises:
         UserError: something does not add up; the message names it.
     """
-    layout = LAYOUTS["official"]
+    layout = recognise_layout(source.tensors)
+    kind = KINDS[layout.task]
     names, ignored = {}, dict(source.ignored)
     for theirs in source.tensors:
         names[theirs] = layout.to_ours(theirs)
-        if names[theirs] is None and (reason := layout.reason_to_ignore(theirs)):
+        if not names[theirs] and (reason := layout.reason_to_ignore(theirs)):
             ignored[theirs] = reason
             del names[theirs]
 
-    classes = _settle_classes(source, num_classes, drop_head)
+    classes = _settle_classes(source, layout, names, num_classes, drop_head)
     if drop_head:
-        dropped = [theirs for theirs, ours in names.items() if ours in HEAD]
+        dropped = [theirs for theirs, parts in names.items() if set(parts) & set(kind.head)]
         ignored |= dict.fromkeys(dropped, "the head was dropped on request")
-        names = {theirs: ours for theirs, ours in names.items() if ours not in HEAD}
-    fit = _fit_to_variant(source.path, source.tensors, names, model, classes, drop_head)
+        names = {theirs: parts for theirs, parts in names.items() if theirs not in dropped}
+    fit = _fit(kind, source.path, source.tensors, names, model, classes, drop_head)
 
     fit.account.ignored = ignored
     for name, shape in fit.unfilled.items():
@@ -71,84 +66,113 @@ def from_torch(
         fit.account.filled[name] = "zeros, since the head was dropped on request"
     metadata = {
         "format_version": FORMAT_VERSION,
-        "variant": fit.variant,
-        "num_classes": classes,
-        "in_channels": fit.tensors[_STEM].shape[1],
-        "dialect": asdict(Dialect()),
-        "source": {"file": source.path.name, "sha256": source.sha256, "layout": layout.name},
+        **fit.metadata,
+        "dialect": asdict(layout.dialect),
+        "source": {"file": source.path.name, "sha256": source.sha256, "layout": layout.project},
         "widened_from": sorted(set(fit.account.widened.values())),
         "filled": fit.account.filled,
     }
     return Conversion(fit.tensors, metadata, fit.account)
 
 
-def to_torch(checkpoint: Checkpoint, layout: str = "official") -> dict[str, np.ndarray]:
+def to_torch(checkpoint: Checkpoint, layout: Layout) -> dict[str, np.ndarray]:
     """The state dict of a checkpoint in another project's names; the values are the same bits.
 
     Raises:
-        UserError: the checkpoint is not a complete Twins classifier.
+        UserError: the checkpoint is not a complete Twins model that the layout has names for.
     """
     tensors = checkpoint.tensors
-    theirs = {name: LAYOUTS[layout].to_theirs(name) for name in tensors}
-    names = {name: name if theirs[name] else None for name in tensors}
-    classes = _count_classes(tensors)
-    fit = _fit_to_variant(checkpoint.path, tensors, names, None, classes, without_head=False)
-    return {theirs[name]: array for name, array in fit.tensors.items()}
+    kind = KINDS[layout.task]
+    theirs = {name: layout.to_theirs(name, tensors) for name in tensors}
+    names = {name: (name,) if theirs[name] else () for name in tensors}
+    classes = _count_classes(kind, tensors, names)
+    fit = _fit(kind, checkpoint.path, tensors, names, None, classes, without_head=False)
+    return {
+        name: np.concatenate([fit.tensors[part] for part in layout.to_ours(name)])
+        for name in dict.fromkeys(theirs.values())
+    }
+
+
+def choose_layout(checkpoint: Checkpoint, project: str | None) -> Layout:
+    """The names that a project has for a checkpoint's model; None means those it came with.
+
+    Raises:
+        UserError: the project has no names for such models.
+    """
+    task = task_of(checkpoint.tensors)
+    recorded = (checkpoint.metadata or {}).get("source", {}).get("layout")
+    default = "mmsegmentation" if task == "segmentation" else "official"
+    return find_layout(project or recorded or default, task)
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """A source matched with a variant; `unfilled` are the shapes of the head left out."""
+    """A source matched with a model; `unfilled` are the shapes of the head left out."""
 
-    variant: str
+    metadata: dict
     tensors: dict[str, np.ndarray]
     account: Account
     unfilled: dict[str, tuple[int, ...]]
 
 
-def _fit_to_variant(
+def _fit(
+    kind: Kind,
     path: Path,
     tensors: Mapping[str, np.ndarray],
-    names: Mapping[str, str | None],
+    names: Mapping[str, tuple[str, ...]],
     model: str | None,
     num_classes: int,
     without_head: bool,
 ) -> _Fit:
     """Recognise the variant and settle the account with it."""
-    seen_shapes = {ours: tensors[theirs].shape for theirs, ours in names.items() if ours}
-    if not seen_shapes:
+    # Of parameters that share a tensor only the names are known; no shape that is asked for here
+    # is one of theirs.
+    seen = {ours: tensors[theirs].shape for theirs, parts in names.items() for ours in parts}
+    if not seen:
         raise UserError(
             f"{path} is no Twins checkpoint: none of its tensors (the first is"
-            f" {next(iter(tensors))}) has a name of these layouts: {', '.join(LAYOUTS)}"
+            f" {next(iter(tensors))}) has a name of these layouts: {', '.join(PROJECTS)}"
         )
-    recognised = recognise(seen_shapes)
-    variant = resolve_name(model) if model else recognised.variant
+    recognised = kind.recognise(seen)
+    variant = kind.resolve(model) if model else recognised.variant
     if recognised.exact and variant != recognised.variant:
         raise UserError(
             f"{path} holds {recognised.variant}, not {variant} ({recognised.seen}):"
             f" leave --model out or pass --model {recognised.variant}"
         )
-    stem = seen_shapes.get(_STEM, ())
-    shapes = parameter_shapes(variant, num_classes, stem[1] if len(stem) == 4 else 3)
-    unfilled = {name: shapes.pop(name) for name in HEAD if without_head and name in shapes}
+    stem = seen.get(kind.stem, ())
+    in_channels = stem[1] if len(stem) == 4 else 3
+    shapes = dict(kind.shapes(variant, num_classes, in_channels, seen))
+    unfilled = {name: shapes.pop(name) for name in kind.head if without_head and name in shapes}
     try:
         filled, account = settle(tensors, names, shapes)
     except AccountError as error:
         others = "" if recognised.exact else f" or any other model ({recognised.seen})"
         raise UserError(f"{path} does not fit {variant}{others}: it {error}") from error
-    return _Fit(variant, filled, account, unfilled)
+    metadata = kind.metadata(variant, num_classes, in_channels, seen)
+    return _Fit(metadata, filled, account, unfilled)
 
 
-def _settle_classes(source: Source, wanted: int | None, drop_head: bool) -> int:
+def _settle_classes(
+    source: Source,
+    layout: Layout,
+    names: Mapping[str, tuple[str, ...]],
+    wanted: int | None,
+    drop_head: bool,
+) -> int:
     """The number of classes of the converted model; differing from the source's is on request."""
-    if wanted is not None and wanted < 0:
-        raise UserError(f"--num_classes must be at least 0, not {wanted}")
+    kind = KINDS[layout.task]
+    if wanted is not None and wanted < kind.fewest_classes:
+        raise UserError(f"--num_classes must be at least {kind.fewest_classes}, not {wanted}")
     if drop_head and wanted is None:
-        raise UserError("--drop_head needs --num_classes: the width of the new head, or 0 for none")
-    found = _count_classes(source.tensors)
+        none = ", or 0 for none" if kind.fewest_classes == 0 else ""
+        raise UserError(f"--drop_head needs --num_classes: the width of the new head{none}")
+    found = _count_classes(kind, source.tensors, names)
     if wanted is None:
-        # Only a request makes a model without head; here the missing head is missing.
-        return found or DEFAULT_CLASSES
+        # Only a request makes a model without head, or a layout that has none; elsewhere a missing
+        # head is missing.
+        has_head = any(layout.to_theirs(name, ()) for name in kind.head)
+        return found or (kind.default_classes if has_head else 0)
     if found not in (wanted, 0) and not drop_head:
         raise UserError(
             f"{source.path} has a head of {found} classes, not {wanted}: pass --drop_head to"
@@ -157,6 +181,14 @@ def _settle_classes(source: Source, wanted: int | None, drop_head: bool) -> int:
     return wanted
 
 
-def _count_classes(tensors: Mapping[str, np.ndarray]) -> int:
+def _count_classes(
+    kind: Kind, tensors: Mapping[str, np.ndarray], names: Mapping[str, tuple[str, ...]]
+) -> int:
     """Width of the head among these tensors, 0 if there is none."""
-    return next((len(tensors[name]) for name in HEAD if name in tensors and tensors[name].ndim), 0)
+    widths = (
+        len(tensors[theirs])
+        for part in kind.head
+        for theirs, parts in names.items()
+        if part in parts and tensors[theirs].ndim
+    )
+    return next(widths, 0)

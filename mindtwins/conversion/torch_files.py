@@ -21,6 +21,20 @@ from mindtwins.tensor_files import BFLOAT16, FormatError
 # CVE-2025-32434 was closed in this version.
 OLDEST_SAFE_TORCH = "2.6"
 
+# What training frameworks keep beside the weights: NumPy scalars and arrays in MMSegmentation's
+# `meta`, the log of MMEngine (`message_hub`), whose buffers also hold functions. None of it is
+# wanted, so these names stand for an `_Inert` when a file is read.
+_BESIDE_THE_WEIGHTS = (
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+)
+
 _OFFENDING_NAME = re.compile(r"(?:GLOBAL|class) ([\w.]+)")
 
 
@@ -29,14 +43,16 @@ def load(file: BinaryIO) -> object:
 
     Reads the zip format and the one before torch 1.6. Only tensors and plain Python values are
     accepted, so no code of the file's runs. The one class allowed besides is argparse.Namespace, a
-    bag of attributes in which training scripts keep their arguments.
+    bag of attributes in which training scripts keep their arguments; a few others that frameworks
+    write are known and left out.
 
     Raises:
         FormatError: damaged, another format, or objects that would need code to run.
     """
     torch = _import_torch()
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        allowed = [argparse.Namespace, *map(_stand_in, _BESIDE_THE_WEIGHTS)]
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are read all the same
             return torch.load(file, map_location="cpu", weights_only=True)
     # A damaged file surfaces as whatever the reader meets first: RuntimeError, EOFError, KeyError,
@@ -49,6 +65,25 @@ def load(file: BinaryIO) -> object:
                 " could run code; save only the model's state_dict()"
             ) from error
         raise FormatError("it is no PyTorch checkpoint, was cut short, or is damaged") from error
+
+
+class _Inert:
+    """Takes whatever a file wants to make of it, and does nothing with it."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _stand_in(path: str) -> type[_Inert]:
+    """A class that torch takes for the one called `path`, since it goes by the name."""
+    module, name = path.rsplit(".", 1)
+    return type(name, (_Inert,), {"__module__": module})
 
 
 def is_tensor(value: object) -> bool:

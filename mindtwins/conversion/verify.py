@@ -27,20 +27,31 @@ from mindtwins.conversion.accounting import widen
 from mindtwins.conversion.readers import Source
 from mindtwins.data.evaluation_transform import EvaluationTransform
 from mindtwins.models import create_model
-from mindtwins.models.twins import StagesAndLogits
+from mindtwins.models.twins import StagesAndLogits as ClassifierStages
 from mindtwins.reference import create_reference
+from mindtwins.reference.segmentation import (
+    create_backbone_reference,
+    create_segmentation_reference,
+    rename_sssegmentation,
+)
 from mindtwins.reference.weights import amplify
+from mindtwins.segmentation.segmentor import StagesAndLogits as SegmentorStages
+from mindtwins.segmentation.variants import create_segmentor
 
-IMAGE_SIZE = 224
+# Height and width of the photographs. A segmentor's fill no whole patches and windows: on both axes
+# in three stages, on one in the last.
+SIZES = {"classification": (224, 224), "segmentation": (200, 260)}
 
 # How many times the reference's own rounding error a difference may be. Two independent float32
 # computations are about sqrt(2) apart, 1.7 at most in all six models; the smallest of the mistakes
 # that the tests try (the epsilon of the blocks' norms) is 10 times the floor and more.
 TOLERATED = 4.0
 
-# The reference's names for these are the same, so they can be amplified alike.
-_AMPLIFIED = re.compile(r"patch_embeds\.\d\.proj\..*|.*\.sr\..*")
+_AMPLIFIED = re.compile(r"(backbone\.)?patch_embeds\.\d\.proj\..*|.*\.sr\..*")
 _FACTOR = 3e-3
+
+# How the official segmentation code computes, for its reference.
+_OFFICIAL_SEGMENTATION = {"patch_rounding": "floor", "block_epsilon": 1e-6, "embed_epsilon": 1e-5}
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,8 @@ class Comparison:
 
     Attributes:
         weights: "as converted" or "amplified".
-        stage: "stage1" to "stage4" or "logits" (without a head, the pooled features).
+        stage: "stage1" to "stage4" or "logits" (without a head, the pooled features); of a
+            segmentor also "neck1" to "neck4" or "auxiliary".
         max_abs: largest difference, in standard deviations of the reference.
         relative_l2: L2 norm of the difference over that of the reference.
         max_abs_floor, relative_l2_floor: the same of the reference's own rounding.
@@ -92,38 +104,86 @@ def verify(
         UserError: the checkpoint does not load.
     """
     metadata = load_checkpoint(ckpt_path).metadata
-    name, channels = metadata["variant"], metadata["in_channels"]
-    # A head that is not the source's has nothing to be compared with.
-    classes = 0 if metadata["filled"] else metadata["num_classes"]
-    # With its own idea of the epsilons, not the file's: they are part of what is verified.
-    reference = create_reference(name, classes, channels)
-    reference.load_state_dict({key: torch.tensor(widen(source.tensors[key])) for key in names})
-    images = photographs(channels)
+    state = {name: torch.tensor(widen(source.tensors[name])) for name in names}
+    pair = _segmentors if metadata.get("task") == "segmentation" else _classifiers
+    images = photographs(metadata["in_channels"], *SIZES[metadata.get("task", "classification")])
     comparisons = []
     with _graph_mode():
-        model = StagesAndLogits(create_model(name, classes, channels, ckpt_path))
+        model, reference = pair(ckpt_path, metadata, state)
         progress("compiling the MindSpore model and running both on two photographs")
         for weights in ("as converted", "amplified"):
             if weights == "amplified":
                 amplify(reference, _FACTOR)
                 _amplify(model)
-            found = model(Tensor(images))
-            expected, exact = _run_reference(reference, images)
-            for stage, output in zip(expected, found, strict=True):
-                row = _compare(output.asnumpy(), expected[stage], exact[stage])
-                comparisons.append(Comparison(weights, stage, **row))
+            comparisons += compare(model, reference, images, weights)
+    return comparisons
+
+
+# The references have their own idea of the epsilons and of the padding, not the file's: these are
+# part of what is verified.
+def _classifiers(
+    ckpt_path: Path, metadata: dict, state: dict[str, torch.Tensor]
+) -> tuple[nn.Cell, torch.nn.Module]:
+    """The converted classifier and the reference with its source's state."""
+    name, channels = metadata["variant"], metadata["in_channels"]
+    # A head that is not the source's has nothing to be compared with.
+    classes = 0 if metadata["filled"] else metadata["num_classes"]
+    if metadata["source"]["layout"] == "mmsegmentation":
+        reference = create_backbone_reference(name, channels)
+    else:
+        reference = create_reference(name, classes, channels)
+    reference.load_state_dict(state)
+    return ClassifierStages(create_model(name, classes, channels, ckpt_path)), reference
+
+
+def _segmentors(
+    ckpt_path: Path, metadata: dict, state: dict[str, torch.Tensor]
+) -> tuple[nn.Cell, torch.nn.Module]:
+    """The converted segmentor and the reference with its source's state."""
+    shape = {key: metadata[key] for key in ("num_classes", "in_channels")}
+    official = metadata["source"]["layout"] == "official"
+    reference = create_segmentation_reference(
+        metadata["variant"],
+        **shape,
+        channels=metadata["channels"],
+        auxiliary_channels=metadata["auxiliary_channels"],
+        official_names=official,
+        **(_OFFICIAL_SEGMENTATION if official else {}),
+    )
+    if metadata["source"]["layout"] == "sssegmentation":
+        state = rename_sssegmentation(state)
+    segmentor = create_segmentor(metadata["variant"], ckpt_path=ckpt_path, **shape)
+    # A new classifier is all zeros: both get the one that the reference was initialised with.
+    new = {name: reference.state_dict()[name].clone() for name in metadata["filled"]}
+    for parameter in segmentor.get_parameters():
+        if parameter.name in new:
+            parameter.set_data(Tensor(new[parameter.name].numpy()))
+    reference.load_state_dict(state | new)
+    return SegmentorStages(segmentor), reference
+
+
+def compare(
+    model: nn.Cell, reference: torch.nn.Module, images: np.ndarray, weights: str
+) -> list[Comparison]:
+    """Compare each output of a model with the one of `reference.stages` in the same place."""
+    outputs = [output.asnumpy() for output in model(Tensor(images))]
+    expected, exact = _run_reference(reference, images)
+    comparisons = []
+    for stage, found in zip(expected, outputs, strict=True):
+        measures = _measure(found, expected[stage], exact[stage])
+        comparisons.append(Comparison(weights, stage, **measures))
     return comparisons
 
 
 def format_table(comparisons: list[Comparison]) -> str:
     """The comparisons as a text table, with the limits beside the values."""
     lines = [
-        f"{'weights':<14}{'output':<8}{'max abs / std':>14}{'limit':>10}"
+        f"{'weights':<14}{'output':<10}{'max abs / std':>14}{'limit':>10}"
         f"{'relative L2':>14}{'limit':>10}"
     ]
     for row in comparisons:
         lines.append(
-            f"{row.weights:<14}{row.stage:<8}"
+            f"{row.weights:<14}{row.stage:<10}"
             f"{row.max_abs:>14.1e}{TOLERATED * row.max_abs_floor:>10.1e}"
             f"{row.relative_l2:>14.1e}{TOLERATED * row.relative_l2_floor:>10.1e}"
             f"{'  ok' if row.passed else '  FAILED'}"
@@ -131,16 +191,17 @@ def format_table(comparisons: list[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def photographs(channels: int = 3) -> np.ndarray:
-    """The two photographs as the ImageNet evaluation sees them: float32 (2, channels, 224, 224).
+def photographs(channels: int = 3, height: int = 224, width: int = 224) -> np.ndarray:
+    """The two photographs as the ImageNet evaluation sees them: float32 (2, channels, H, W).
 
     For a model of another number of channels than three, red, green and blue repeat.
     """
     transform = EvaluationTransform(
-        IMAGE_SIZE, crop_pct=0.875, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+        max(height, width), crop_pct=0.875, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
     )
     pictures = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    return np.stack([transform(picture)[np.arange(channels) % 3] for picture in pictures])
+    images = np.stack([transform(picture)[np.arange(channels) % 3] for picture in pictures])
+    return np.ascontiguousarray(images[:, :, :height, :width])
 
 
 @torch.no_grad()
@@ -161,8 +222,10 @@ def _amplify(model: nn.Cell) -> None:
             parameter.set_data(Tensor(parameter.asnumpy() * np.float32(_FACTOR)))
 
 
-def _compare(found: np.ndarray, expected: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+def _measure(found: np.ndarray, expected: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     """The four numbers of a Comparison."""
+    if found.shape != exact.shape:
+        found = np.full_like(exact, np.nan)
     spread, length = exact.std(), np.linalg.norm(exact)
     difference, rounding = found - expected, expected - exact
     return {

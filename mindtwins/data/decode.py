@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from PIL import Image
 
+from mindtwins.errors import UserError
+
 # PIL loads its rarer formats when a file first needs them, and a second thread that arrives in the
 # middle of that takes a good TIFF or WebP file for an unknown one. So load them all beforehand.
 Image.init()
@@ -32,3 +34,11 @@ def read_rgb(path: str) -> Image.Image:
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image format that PIL knows, or cut short"
         raise UnreadableImage(reason or type(error).__name__) from error
+
+
+def read_picture(path: str) -> Image.Image:
+    """As `read_rgb`, for a file that a user named: what is wrong is a UserError."""
+    try:
+        return read_rgb(path)
+    except UnreadableImage as error:
+        raise UserError(f"cannot read image {path} ({error})") from error

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from mindtwins.errors import UserError
+from mindtwins.data.whole_folder import write_whole_folder
 
 SIZE = 32
 VAL_EVERY = 5
@@ -36,35 +34,19 @@ def write_digits(folder: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: the folder exists with other content, or cannot be written.
     """
-    folder = Path(folder)
-    if folder.exists():
-        _check_complete(folder)
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            _write_images(partial)
-            partial.chmod(0o755)  # mkdtemp's folders are private
-            partial.rename(folder)
-        except OSError:
-            # Another process was first: renaming onto a folder that is not empty fails.
-            if not folder.exists():
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"cannot write the digits to {folder}: {error.strerror}") from error
-    return folder
+    return write_whole_folder(
+        folder, _write_images, files="*/*/*.png", count=NUM_IMAGES, name="digits"
+    )
 
 
-def _check_complete(folder: Path) -> None:
-    found = len(list(folder.glob("*/*/*.png")))
-    if found != NUM_IMAGES:
-        raise UserError(
-            f"{folder} exists but holds {found} of the digits' {NUM_IMAGES} images: remove it or "
-            "choose another folder"
-        )
+def held_out(labels: np.ndarray) -> np.ndarray:
+    """Return which of the digits belong to val, bool (n,): every fifth of its class."""
+    seen = np.zeros(10, dtype=int)
+    chosen = np.zeros(len(labels), dtype=bool)
+    for number, label in enumerate(labels):
+        seen[label] += 1
+        chosen[number] = seen[label] % VAL_EVERY == 0
+    return chosen
 
 
 def _write_images(folder: Path) -> None:
@@ -74,10 +56,9 @@ def _write_images(folder: Path) -> None:
     for split in ("train", "val"):
         for name in range(10):
             (folder / split / str(name)).mkdir(parents=True)
-    seen = np.zeros(10, dtype=int)
+    in_val = held_out(digits.target)
     for number, (levels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        seen[label] += 1
-        split = "val" if seen[label] % VAL_EVERY == 0 else "train"
+        split = "val" if in_val[number] else "train"
         picture = Image.fromarray(np.round(levels * (255 / 16)).astype(np.uint8))
         picture = picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         picture.save(folder / split / str(label) / f"{number:04d}.png")

@@ -54,9 +54,9 @@ class EvaluationTransform:
         self.short_side = int(image_size / crop_pct)
         self.normalise = Normalise(mean, std)
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """Return the normalised centre of the picture."""
+    def __call__(self, image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the normalised centre of the picture, in `out` if that is given."""
         size = resized_size(image.width, image.height, self.short_side)
         if size != image.size:
             image = image.resize(size, Image.Resampling.BICUBIC)
-        return self.normalise(centre_crop(image, self.image_size))
+        return self.normalise(centre_crop(image, self.image_size), out)

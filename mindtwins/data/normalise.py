@@ -23,10 +23,17 @@ class Normalise:
         levels = np.arange(256, dtype=np.float32) / np.float32(255)
         self.table = (levels - np.float32(mean)[:, None]) / np.float32(std)[:, None]  # (3, 256)
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """Return the picture as float32 (3, height, width)."""
+    def __call__(
+        self, image: Image.Image | np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the picture as float32 (3, height, width), in `out` if that is given.
+
+        Args:
+            image: a PIL RGB picture or uint8 (height, width, 3).
+            out: float32 (3, height, width), contiguous or not.
+        """
         pixels = np.asarray(image)
-        normalised = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
+        normalised = np.empty((3, *pixels.shape[:2]), dtype=np.float32) if out is None else out
         for channel, table in enumerate(self.table):
             np.take(table, pixels[:, :, channel], out=normalised[channel], mode="clip")
         return normalised

@@ -118,8 +118,10 @@ class TrainingTransform:
         elif color_jitter > 0:
             self.change_colors = partial(jitter_colors, strength=color_jitter)
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        """Return the augmented, normalised picture."""
+    def __call__(
+        self, image: Image.Image, rng: np.random.Generator, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the augmented, normalised picture, in `out` if that is given."""
         interpolation = self.interpolations[rng.integers(len(self.interpolations))]
         box = random_crop_box(image.width, image.height, self.scale, self.ratio, rng)
         image = image.crop(box).resize((self.image_size, self.image_size), interpolation)
@@ -127,7 +129,7 @@ class TrainingTransform:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.change_colors is not None:
             image = self.change_colors(image, rng)
-        array = self.normalise(image)
+        array = self.normalise(image, out)
         if self.erasing is not None:
             self.erasing(array, rng)
         return array

@@ -9,6 +9,7 @@ from mindspore import Tensor, nn
 from tqdm import tqdm
 
 from mindtwins.data import EvaluationLoader
+from mindtwins.evaluation.forward import Forward
 from mindtwins.evaluation.metrics import ImageScores, Metrics
 
 
@@ -29,7 +30,7 @@ class Evaluator:
         show_progress: bool = True,
         exchange: Callable[[str, bytes], list[bytes]] | None = None,
     ) -> None:
-        self._forward = _Forward(model)
+        self._forward = Forward(model)
         self._loader = loader
         self._show_progress = show_progress
         self._exchange = exchange
@@ -69,14 +70,3 @@ class Evaluator:
             for there in self._exchange("scores", scores.to_bytes()):
                 scores.add_bytes(there)
         return scores.metrics()
-
-
-class _Forward(nn.Cell):
-    """A graph of its own, so that compiling for evaluation never touches the training step's."""
-
-    def __init__(self, model: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.model = model
-
-    def construct(self, images: Tensor) -> Tensor:
-        return self.model(images)

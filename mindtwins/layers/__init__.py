@@ -22,8 +22,14 @@ from mindtwins.layers.device import formulation, use_formulation
 from mindtwins.layers.linear import Dense
 from mindtwins.layers.normalization import LayerNorm
 from mindtwins.layers.padding import crop_top_left, pad_bottom_right
+from mindtwins.layers.reduction import sum_of_squares
 from mindtwins.layers.residual import add_branch, draw_keep
-from mindtwins.layers.resize import adaptive_average_pool, resize_bilinear, resize_nearest
+from mindtwins.layers.resize import (
+    adaptive_average_pool,
+    resize_bilinear,
+    resize_nearest,
+    resized_cross_entropy,
+)
 
 __all__ = [
     "GELU",
@@ -48,6 +54,8 @@ __all__ = [
     "partition_windows",
     "resize_bilinear",
     "resize_nearest",
+    "resized_cross_entropy",
     "split_heads",
+    "sum_of_squares",
     "use_formulation",
 ]

@@ -6,6 +6,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from mindtwins.layers import kernels
 from mindtwins.layers.device import formulation
 
 
@@ -58,26 +59,36 @@ class BatchNorm(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         tokens = ops.reshape(ops.cast(x, ms.float32), (-1, x.shape[-1]))
         if self.training:
-            mean = self.mean(tokens)
-            centred = tokens - mean
-            # About the mean: a difference of squares would lose the digits of a small variance.
-            variance = self.mean(ops.square(centred))
+            mean, variance = self.moments(tokens)
             self.move(mean, variance, self.ranks * tokens.shape[0])
         else:
-            centred = tokens - self.moving_mean
-            variance = self.moving_variance
-        out = centred * (ops.rsqrt(variance + self.epsilon) * self.gamma) + self.beta
+            mean, variance = self.moving_mean, self.moving_variance
+        scale = ops.rsqrt(variance + self.epsilon) * self.gamma
+        if self.formulation == "kernel":
+            out = kernels.normalise(tokens, mean, scale, self.beta)
+        else:
+            out = (tokens - mean) * scale + self.beta
         return ops.cast(ops.reshape(out, x.shape), x.dtype)
 
-    def mean(self, tokens: Tensor) -> Tensor:
-        """(N, C) -> (C,), over the tokens of all ranks."""
-        mean = ops.mean(tokens, 0)
+    def moments(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C) -> mean and biased variance (C,), over the tokens of all ranks."""
+        if self.formulation == "kernel":
+            mean, variance = kernels.moments(tokens)
+        else:
+            mean = ops.mean(tokens, 0)
+            # About the mean: a difference of squares would lose the digits of a small variance.
+            variance = ops.mean(ops.square(tokens - mean), 0)
         if self.synchronise:
-            mean = self.sum_over_ranks(mean) / self.ranks
-        return mean
+            own, mean = mean, self.sum_over_ranks(mean) / self.ranks
+            variance = self.sum_over_ranks(variance + ops.square(own - mean)) / self.ranks
+        return mean, variance
 
     def move(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        # torch divides by count - 1 as well, and refuses a count of 1.
+        if count < 2:
+            raise ValueError(
+                "batch normalisation in training needs more than one value per channel: "
+                "use a larger batch"
+            )
         unbiased = variance * (count / (count - 1))
         ops.assign(self.moving_mean, self.moving_mean + self.momentum * (mean - self.moving_mean))
         ops.assign(

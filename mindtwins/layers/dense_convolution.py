@@ -109,8 +109,12 @@ def _conv_3x3_matmul(x: Tensor, weight: Tensor) -> Tensor:
     return ops.reshape(ops.matmul(rows, matrix), (batch, height, width, -1))
 
 
+def _conv_3x3_kernel(x: Tensor, weight: Tensor) -> Tensor:
+    return kernels.conv3x3(x, weight) if x.dtype == ms.float32 else _conv_3x3_matmul(x, weight)
+
+
 _CONV_3X3 = {
     "native": _conv_3x3_native,
     "matmul": _conv_3x3_matmul,
-    "kernel": _conv_3x3_matmul,
+    "kernel": _conv_3x3_kernel,
 }

@@ -50,7 +50,7 @@ class Dialect:
             MMSegmentation), quirk included: see `padding_mask`.
         patch_rounding: "floor" drops rows and columns that fill no patch (official, timm); "ceil"
             pads them with zeros to a whole one (MMSegmentation).
-        block_epsilon: of the norms before attention and MLP, and of the final norm.
+        block_epsilon: of the norms before attention and MLP, after a stage, and of the final norm.
         embed_epsilon: of the norms after the patch embedding and after the sub-sampling.
     """
 
@@ -234,6 +234,8 @@ class Backbone(nn.Cell):
         in_channels: of the image.
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0.
         dialect: conventions in which implementations differ.
+        normalises_stages: one more norm after each stage, before the next one sees the map, as the
+            SVT has it in dense prediction (official detection and segmentation code).
     """
 
     def __init__(
@@ -247,10 +249,12 @@ class Backbone(nn.Cell):
         in_channels: int,
         drop_path_rate: float,
         dialect: Dialect,
+        normalises_stages: bool = False,
     ) -> None:
         super().__init__()
         self.depths = depths
         self.in_channels = in_channels
+        self.normalises_stages = normalises_stages
         # One rate per residual branch: two a block.
         rates = np.linspace(0, drop_path_rate, sum(depths)).repeat(2)
         self.drop_path_rates = tuple(rates.tolist())
@@ -291,6 +295,10 @@ class Backbone(nn.Cell):
             ]
         )
         self.pos_block = nn.CellList([PositionEncoding(channels) for channels in embed_dims])
+        if normalises_stages:
+            self.norm_list = nn.CellList(
+                [LayerNorm(channels, dialect.block_epsilon) for channels in embed_dims]
+            )
 
     def stages(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, ...]:
         """Images (N, C, H, W) -> the four stages' token maps (N, H_i, W_i, C_i).
@@ -314,6 +322,8 @@ class Backbone(nn.Cell):
                 branch += 2
                 if index == 0:
                     x = self.pos_block[stage](x)
+            if self.normalises_stages:
+                x = self.norm_list[stage](x)
             stages = (*stages, x)
         return stages
 

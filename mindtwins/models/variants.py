@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from mindtwins.checkpoint import expect_metadata, load_checkpoint, load_into
+from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint, load_into
 from mindtwins.errors import UserError
 from mindtwins.models.twins import Classifier, Dialect, FeatureExtractor
 
@@ -112,15 +112,13 @@ def create_model(
     if not 0 <= drop_path_rate < 1:
         raise UserError(f"drop_path_rate must be in [0, 1), not {drop_path_rate}")
     checkpoint = load_checkpoint(ckpt_path) if ckpt_path is not None else None
-    recorded = checkpoint.metadata.get("dialect", {}) if checkpoint and checkpoint.metadata else {}
-    asked = {
-        "window_padding": window_padding,
-        "patch_rounding": patch_rounding,
-        "block_epsilon": block_epsilon,
-        "embed_epsilon": embed_epsilon,
-    }
-    dialect = Dialect(
-        **recorded | {key: value for key, value in asked.items() if value is not None}
+    dialect = settle_dialect(
+        checkpoint,
+        Dialect(),
+        window_padding=window_padding,
+        patch_rounding=patch_rounding,
+        block_epsilon=block_epsilon,
+        embed_epsilon=embed_epsilon,
     )
 
     model = _build(name, num_classes, in_channels, features_only, drop_path_rate, dialect)
@@ -137,6 +135,15 @@ def create_model(
     # A new cell evaluates, yet MindSpore files its graph under "train": without this, a graph
     # compiled before `set_train()` would be used after it, without stochastic depth.
     return model.set_train(False)
+
+
+def settle_dialect(
+    checkpoint: Checkpoint | None, default: Dialect, **asked: str | float | None
+) -> Dialect:
+    """What is asked for; where that is None what the checkpoint records, else the default."""
+    recorded = (checkpoint.metadata or {}).get("dialect", {}) if checkpoint is not None else {}
+    stated = {key: value for key, value in asked.items() if value is not None}
+    return replace(default, **recorded | stated)
 
 
 def _build(

@@ -177,12 +177,14 @@ class TwinsReference(nn.Module):
     def features(self, image: Tensor) -> list[Tensor]:
         """The four stage maps (N, C, H, W)."""
         maps = []
-        for embed, blocks, peg in zip(self.patch_embeds, self.blocks, self.pos_block, strict=True):
-            tokens, size = embed(image)
+        for i, blocks in enumerate(self.blocks):
+            tokens, size = self.patch_embeds[i](image)
             for j, block in enumerate(blocks):
                 tokens = block(tokens, size)
                 if j == 0:
-                    tokens = peg(tokens, size)
+                    tokens = self.pos_block[i](tokens, size)
+            if hasattr(self, "norm_list"):  # the SVT of the segmentation code, see the subclass
+                tokens = self.norm_list[i](tokens)
             image = tokens.transpose(1, 2).unflatten(2, size)
             maps.append(image)
         return maps

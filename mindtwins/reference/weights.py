@@ -14,19 +14,24 @@ from torch import nn
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """Fill every parameter with random values, none trivially 0 or 1; returns `model`.
 
-    Matrices and convolutions get std 1 / sqrt(fan_in), biases std 0.1, norm weights 1 +- 0.1.
+    Matrices and convolutions get std 1 / sqrt(fan_in), biases std 0.1, norm weights 1 +- 0.1, the
+    statistics of batch norms means 0 +- 0.3 and variances between 0.5 and 1.5.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             values = torch.randn(parameter.shape, generator=generator)
-            if name == "bias":
+            if name.endswith("bias"):
                 values = 0.1 * values
             elif parameter.ndim == 1:
                 values = 1 + 0.1 * values
             else:
                 values = values / parameter[0].numel() ** 0.5
             parameter.copy_(values)
+        if isinstance(module, nn.BatchNorm2d):
+            shape = module.running_mean.shape
+            module.running_mean.copy_(0.3 * torch.randn(shape, generator=generator))
+            module.running_var.copy_(0.5 + torch.rand(shape, generator=generator))
     return model
 
 
@@ -38,6 +43,6 @@ def amplify(model: nn.Module, factor: float = 3e-3) -> nn.Module:
     changes the logits by their own size. Returns `model`.
     """
     for name, parameter in model.named_parameters():
-        if ".sr." in name or (name.startswith("patch_embeds.") and ".proj." in name):
+        if ".sr." in name or ("patch_embeds." in name and ".proj" in name):
             parameter.mul_(factor)
     return model

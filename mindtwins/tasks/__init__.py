@@ -13,6 +13,7 @@ from mindspore import nn
 from mindtwins.config import Config
 from mindtwins.data import TrainingLoader
 from mindtwins.tasks.classification import Classification
+from mindtwins.tasks.segmentation import Segmentation
 from mindtwins.training.distributed import World
 
 
@@ -78,7 +79,7 @@ class Task(Protocol):
     def entries(self, data: DataSet) -> Iterable[str]:
         """Each image with its label as text: what a continued run has to find unchanged."""
 
-    def build_model(self) -> tuple[nn.Cell, dict]:
+    def build_model(self, world: World) -> tuple[nn.Cell, dict]:
         """The model with its weights at the recipe's precision, and their metadata."""
 
     def training_loader(self, data: DataSet, world: World) -> TrainingLoader:
@@ -94,7 +95,7 @@ class Task(Protocol):
         """The model's parameters and multiply-adds as a table."""
 
 
-_TASKS = {"classification": Classification}
+_TASKS = {"classification": Classification, "segmentation": Segmentation}
 
 
 def create_task(config: Config) -> Task:

@@ -29,7 +29,7 @@ from mindtwins.models import create_model
 from mindtwins.models.complexity import format_summary
 from mindtwins.models.twins import Dialect
 from mindtwins.models.variants import resolve_name
-from mindtwins.tasks.weights import asked_dialect, load_start, loader_options, read_start
+from mindtwins.tasks.recipe import asked_dialect, check_data, load_start, loader_options, read_start
 from mindtwins.training.distributed import World
 from mindtwins.training.losses import SoftTargetCrossEntropy
 
@@ -51,8 +51,7 @@ class Classification:
             UserError: folder or list is missing or empty.
         """
         config = self.config
-        if not config.data_dir:
-            raise UserError("data_dir is missing: say where the images are with --data_dir")
+        check_data(config)
         if config.dataset == "digits":
             write_digits(config.data_dir)
         if config.dataset == "list":
@@ -68,7 +67,7 @@ class Classification:
         for path, label in zip(data.paths, data.labels, strict=True):
             yield f"{relpath(path, data.root)} {label}"
 
-    def build_model(self) -> tuple[nn.Cell, dict]:
+    def build_model(self, world: World) -> tuple[nn.Cell, dict]:
         """The classifier with its weights, and the metadata `create_model` needs to load them.
 
         Raises:

@@ -63,7 +63,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        use_device(config.device_target)
+        use_device(config.device_target, config.allow_tf32)
         self.world = join_world(config.distribute)
         task = create_task(config)
         train_data, test_data = task.find_data("train"), task.find_data("val")
@@ -76,7 +76,7 @@ class Trainer:
         self.identity = run_identity(config, task.entries(train_data), self.global_batch)
 
         ms.set_seed(config.seed)  # the initial weights
-        model, self.metadata = task.build_model()
+        model, self.metadata = task.build_model(self.world)
         mean = self.world.mean_over_ranks()
         self.learner = Learner(model, task.loss(), config, self.global_batch, mean)
         self.evaluator = task.evaluator(model, test_data, self.world)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindtwins.layers import resize_bilinear
+from mindtwins.layers import resized_cross_entropy
 
 # The label of pixels that count as no class.
 IGNORED = 255
@@ -40,18 +40,12 @@ class PixelCrossEntropy(nn.Cell):
     def construct(self, outputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """Logits (N, classes, h, w) and labels int32 (N, H, W) -> scalar."""
         total = 0.0
-        for logits, weight in zip(outputs, self.weights, strict=True):
-            total = total + weight * self.cross_entropy(logits, labels)
+        for index, weight in enumerate(self.weights):  # graph mode knows no strict zip
+            total = total + weight * self.cross_entropy(outputs[index], labels)
         return total
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean over all pixels of one output's cross entropy."""
-        _, height, width = labels.shape
         logits = ops.transpose(ops.cast(logits, ms.float32), (0, 2, 3, 1))
-        logits = resize_bilinear(logits, height, width)
-        log_probabilities = ops.reshape(ops.log_softmax(logits, -1), (-1, logits.shape[-1]))
-        labels = ops.reshape(labels, (-1, 1))
-        counts = ops.cast(labels != IGNORED, ms.float32)
-        labels = ops.select(labels != IGNORED, labels, ops.zeros_like(labels))
-        of_label = ops.gather_elements(log_probabilities, 1, labels)
-        return -ops.reduce_sum(of_label * counts) / labels.shape[0]
+        counted = ops.select(labels != IGNORED, labels, -ops.ones_like(labels))
+        return resized_cross_entropy(logits, counted) / labels.size

@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from mindtwins.layers import sum_of_squares
 from mindtwins.training.loss_scale import LossScale
 from mindtwins.training.optimizer import AdamW
 
@@ -98,21 +99,12 @@ class TrainStep:
 
 def global_norm(tensors: tuple[Tensor, ...]) -> Tensor:
     """Euclidean norm of all tensors together, a float32 scalar."""
-    # A map: a loop that grows a tuple takes ten times as long to compile.
-    return ops.sqrt(ops.addn(_map(_sum_of_squares, tensors)))
+    return ops.sqrt(sum_of_squares(tensors))
 
 
-_map = ops.HyperMap()
-_sum_of_squares = ops.MultitypeFuncGraph("sum_of_squares")
 _multiply = ops.MultitypeFuncGraph("multiply")
 _add_to = ops.MultitypeFuncGraph("add_to")
 _clear = ops.MultitypeFuncGraph("clear")
-
-
-@_sum_of_squares.register("Tensor")
-def _sum_of_squares_one(tensor):
-    # Not ops.L2Loss, whose CPU kernel loses the fourth digit on a million elements.
-    return ops.reduce_sum(ops.square(tensor))
 
 
 @_multiply.register("Tensor", "Tensor")

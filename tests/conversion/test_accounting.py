@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from mindtwins.conversion.accounting import AccountError, is_finite, settle, wid
 from mindtwins.tensor_files import BFLOAT16
 
 SHAPES = {"x.gamma": (3,), "y.weight": (2, 3)}
-NAMES = {"y.w": "y.weight", "x.w": "x.gamma"}
+NAMES = {"y.w": ("y.weight",), "x.w": ("x.gamma",)}
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def test_fills_every_parameter_in_the_models_order(tensors):
     assert list(filled) == list(SHAPES)
     np.testing.assert_array_equal(filled["x.gamma"], tensors["x.w"])
     np.testing.assert_array_equal(filled["y.weight"], tensors["y.w"])
-    assert account.used == {"x.w": "x.gamma", "y.w": "y.weight"}
+    assert account.used == {"x.w": ("x.gamma",), "y.w": ("y.weight",)}
     assert (account.ignored, account.widened, account.filled) == ({}, {}, {})
 
 
@@ -35,9 +37,9 @@ def test_does_not_copy_what_it_can_use(tensors):
 @pytest.mark.parametrize(
     ("change", "names", "message"),
     [
-        ({}, {"y.w": "y.weight"}, "^lacks x.gamma$"),
-        ({"z": np.ones(1, "f4")}, {"z": None}, "^has no use for z$"),
-        ({"z": np.ones(1, "f4")}, {"z": "z.weight"}, "^has no use for z$"),
+        ({}, {"y.w": ("y.weight",)}, "^lacks x.gamma$"),
+        ({"z": np.ones(1, "f4")}, {"z": ()}, "^has no use for z$"),
+        ({"z": np.ones(1, "f4")}, {"z": ("z.weight",)}, "^has no use for z$"),
         ({"x.w": np.ones((3, 1), "f4")}, {}, r"x\.w \(3, 1\) instead of \(3,\)$"),
         ({"x.w": np.ones(3, "f8")}, {}, r"unexpected dtype for x\.w \(float64, not float32"),
         ({"x.w": np.ones(3, "i4")}, {}, r"unexpected dtype for x\.w \(int32"),
@@ -51,9 +53,39 @@ def test_names_what_does_not_add_up(tensors, change, names, message):
         settle(tensors | change, names, SHAPES)
 
 
+class TestStackedTensors:
+    """One tensor of the source holds several parameters, row after row."""
+
+    names = {"all.w": ("q.weight", "kv.weight"), "x.w": ("x.gamma",)}  # noqa: RUF012
+    shapes = {"x.gamma": (3,), "q.weight": (2, 3), "kv.weight": (4, 3)}  # noqa: RUF012
+
+    def test_are_split_in_order(self, tensors):
+        rows = np.arange(18, dtype=np.float32).reshape(6, 3)
+        filled, account = settle({"all.w": rows, "x.w": tensors["x.w"]}, self.names, self.shapes)
+        np.testing.assert_array_equal(filled["q.weight"], rows[:2])
+        np.testing.assert_array_equal(filled["kv.weight"], rows[2:])
+        assert list(filled) == list(self.shapes)
+        assert account.used == {"x.w": ("x.gamma",), "all.w": ("q.weight", "kv.weight")}
+        assert all(array.flags.c_contiguous for array in filled.values())
+
+    @pytest.mark.parametrize("shape", [(5, 3), (6, 4), (18,), ()])
+    def test_have_the_shape_of_all_parts(self, tensors, shape):
+        tensors = {"all.w": np.ones(shape, np.float32), "x.w": tensors["x.w"]}
+        with pytest.raises(
+            AccountError, match=rf"all\.w {re.escape(str(shape))} instead of \(6, 3"
+        ):
+            settle(tensors, self.names, self.shapes)
+
+    def test_are_of_no_use_if_a_part_has_no_place(self, tensors):
+        shapes = {name: shape for name, shape in self.shapes.items() if name != "kv.weight"}
+        tensors = {"all.w": np.ones((6, 3), np.float32), "x.w": tensors["x.w"]}
+        with pytest.raises(AccountError, match=r"^has no use for all\.w$"):
+            settle(tensors, self.names, shapes)
+
+
 def test_reports_all_problems_at_once(tensors):
     with pytest.raises(AccountError) as caught:
-        settle(tensors | {"z": np.ones(1)}, {"y.w": "y.weight", "z": None}, SHAPES)
+        settle(tensors | {"z": np.ones(1)}, {"y.w": ("y.weight",), "z": ()}, SHAPES)
     assert str(caught.value) == "lacks x.gamma; it has no use for z"
 
 

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from mindtwins.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from mindtwins.conversion.converter import from_torch, to_torch
+from mindtwins.conversion.converter import choose_layout, from_torch, to_torch
+from mindtwins.conversion.layouts import find_layout
 from mindtwins.conversion.readers import read_source
 from mindtwins.errors import UserError
 from mindtwins.models.variants import parameter_shapes
 from mindtwins.reference import create_reference
+
+OFFICIAL = find_layout("official", "classification")
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def test_narrow_floats_are_widened_and_it_is_said(convert, tiny_state, dtype):
     word = str(dtype).removeprefix("torch.")
     assert conversion.account.widened == dict.fromkeys(tiny_state, word)
     assert conversion.metadata["widened_from"] == [word]
-    for theirs, ours in conversion.account.used.items():
+    for theirs, (ours,) in conversion.account.used.items():
         np.testing.assert_array_equal(conversion.tensors[ours], narrow[theirs].float().numpy())
 
 
@@ -192,7 +195,8 @@ def test_other_input_channels(convert):
 def test_there_and_back_through_a_file(convert, tiny_state, tmp_path, layout, suffix):
     conversion = convert(tiny_state)
     save_checkpoint(tmp_path / f"x{suffix}", conversion.tensors, conversion.metadata)
-    back = to_torch(load_checkpoint(tmp_path / f"x{suffix}"), layout)
+    checkpoint = load_checkpoint(tmp_path / f"x{suffix}")
+    back = to_torch(checkpoint, choose_layout(checkpoint, layout))
     assert back.keys() == tiny_state.keys()
     for name, tensor in tiny_state.items():
         np.testing.assert_array_equal(
@@ -204,4 +208,4 @@ def test_an_incomplete_checkpoint_does_not_go_back(convert, tiny_state, tmp_path
     tensors = convert(tiny_state).tensors
     del tensors["norm.gamma"]
     with pytest.raises(UserError, match=r"does not fit svt_tiny: it lacks norm\.gamma"):
-        to_torch(Checkpoint(tensors, None, tmp_path / "x.ckpt"))
+        to_torch(Checkpoint(tensors, None, tmp_path / "x.ckpt"), OFFICIAL)

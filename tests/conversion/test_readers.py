@@ -3,6 +3,7 @@ import hashlib
 import os
 import pickle
 import sys
+import types
 import zipfile
 
 import numpy as np
@@ -127,6 +128,55 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, writer, nested
     if writer != "pickle":
         assert "could run code" in str(caught.value) and "system" in str(caught.value)
     assert not marker.exists()
+
+
+@pytest.fixture
+def history_buffer(monkeypatch):
+    """A class as MMEngine's, which only the writer of the file has."""
+    module = types.ModuleType("mmengine.logging.history_buffer")
+
+    class HistoryBuffer:
+        def __init__(self):
+            self._log_history = np.arange(3.0)
+            self._statistics_methods = {"min": HistoryBuffer.min}
+
+        def min(self):
+            raise AssertionError("code of the file's ran")
+
+    HistoryBuffer.__module__ = module.__name__
+    HistoryBuffer.__qualname__ = "HistoryBuffer"
+    HistoryBuffer.min.__module__ = module.__name__
+    HistoryBuffer.min.__qualname__ = "HistoryBuffer.min"
+    module.HistoryBuffer = HistoryBuffer
+    with monkeypatch.context() as patch:
+        for name in ("mmengine", "mmengine.logging"):
+            patch.setitem(sys.modules, name, types.ModuleType(name))
+        patch.setitem(sys.modules, module.__name__, module)
+        yield HistoryBuffer()
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_what_mmsegmentation_keeps_beside_the_weights(save, history_buffer, is_zip):
+    meta = {
+        "PALETTE": np.zeros((150, 3), np.uint8),
+        "hook_msgs": {"best_score": np.float64(0.44)},
+        "dataset_meta": {"classes": ("wall", "building")},
+    }
+    hub = {"log_scalars": {"train/loss": history_buffer}, "runtime_info": {"lr": np.float32(1e-4)}}
+    path = save(
+        {"meta": meta, "message_hub": hub, "state_dict": STATE},
+        _use_new_zipfile_serialization=is_zip,
+    )
+    source = read_source(path)
+    assert_is_state(source)
+    assert (source.container, source.ignored) == ("state_dict", {})
+
+
+def test_arrays_are_no_weights(save):
+    """They are left out with all else that is NumPy's, and that is said."""
+    path = save({"state_dict": {"a": np.ones(3, np.float32)}})
+    with pytest.raises(UserError, match=r"its a is of type \w+, not a tensor"):
+        read_source(path)
 
 
 def test_a_pickled_module_is_refused_with_advice(save):

@@ -55,7 +55,7 @@ def test_second_call_changes_nothing_and_first_is_deterministic(
 
 def test_incomplete_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "digits" / "train" / "0").mkdir(parents=True)
-    with pytest.raises(UserError, match="holds 0 of the digits' 1797 images"):
+    with pytest.raises(UserError, match="holds 0 of the digits' 1797 files"):
         write_digits(tmp_path / "digits")
 
 

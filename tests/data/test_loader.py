@@ -23,7 +23,7 @@ from mindtwins.data import (
     build_training_loader,
 )
 from mindtwins.data.decode import read_rgb
-from mindtwins.data.loader import worker_count
+from mindtwins.data.pipeline import worker_count
 from mindtwins.data.randomness import sample_generator
 from mindtwins.data.sampler import epoch_order
 from mindtwins.errors import UserError

@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from layer_checks import FORMULATIONS, check, copy, tokens
+from layer_checks import FORMULATIONS, WeightedSum, check, copy, tokens
 from mindspore import Tensor, nn
 
 from mindtwins import layers
@@ -28,6 +28,31 @@ def test_conv3x3(formulation, size, has_bias):
     reference = torch.nn.Conv2d(6, 8, 3, padding=1, bias=has_bias)
     copy(reference, layer)
     check(layer, reference, 0.2 * tokens(2, *size, 6), channels_first=True)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS[1:])
+def test_conv3x3_rounds_little_more_than_torch(formulation):
+    """Many channels and pixels, worked on in several strips."""
+    with layers.use_formulation(formulation):
+        layer = layers.Conv3x3(150, 40, has_bias=False)
+    x, weight, dy = tokens(2, 35, 33, 150), tokens(40, 150, 3, 3), tokens(2, 35, 33, 40)
+    layer.weight.set_data(Tensor(weight))
+    by_x, by_weight = ms.grad(WeightedSum(layer, dy), 0, layer.trainable_params())(Tensor(x))
+    ours = (layer(Tensor(x)), by_x, by_weight[0])
+
+    def torchs(dtype):
+        source = torch.from_numpy(x).to(dtype).requires_grad_()
+        kernel = torch.from_numpy(weight).to(dtype).requires_grad_()
+        out = torch.nn.functional.conv2d(source.permute(0, 3, 1, 2), kernel, padding=1)
+        out = out.permute(0, 2, 3, 1)
+        out.backward(torch.from_numpy(dy).to(dtype))
+        return [t.detach().double().numpy() for t in (out, source.grad, kernel.grad)]
+
+    for actual, single, exact in zip(
+        ours, torchs(torch.float32), torchs(torch.float64), strict=True
+    ):
+        error = np.linalg.norm(actual.asnumpy() - exact) / np.linalg.norm(single - exact)
+        assert error < 3
 
 
 def test_weights_start_as_he_fan_out():
@@ -67,6 +92,13 @@ def test_batch_norm(formulation, training):
     assert np.array_equal(layer.moving_mean.asnumpy(), mean) != training
 
 
+def test_batch_norm_of_one_value_is_refused():
+    """As torch does: its unbiased variance would be 0 / 0."""
+    layer = layers.BatchNorm(5).set_train()
+    with pytest.raises(ValueError, match="needs more than one value per channel: use a larger"):
+        layer(Tensor(tokens(1, 1, 1, 5)))
+
+
 @pytest.mark.parametrize(("size", "new"), [((4, 6), (8, 12)), ((5, 7), (13, 9)), ((9, 1), (3, 4))])
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
@@ -85,6 +117,38 @@ def test_adaptive_average_pool(formulation, size, bins):
     with layers.use_formulation(formulation):
         layer = Function(layers.adaptive_average_pool, bins)
         check(layer, reference, tokens(2, *size, 5), channels_first=True)
+
+
+class CrossEntropy(nn.Cell):
+    def __init__(self, labels: np.ndarray) -> None:
+        super().__init__()
+        self.labels = Tensor(labels)
+
+    def construct(self, logits):
+        return layers.resized_cross_entropy(logits, self.labels)
+
+
+@pytest.mark.parametrize(
+    ("size", "new", "classes"),
+    [((9, 11), (36, 44), 20), ((8, 5), (21, 9), 3), ((4, 4), (4, 4), 16)],
+)
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_resized_cross_entropy(formulation, size, new, classes):
+    labels = np.random.default_rng(3).integers(-2, classes, (2, *new), np.int32).clip(-1)
+
+    class Reference(torch.nn.Module):
+        def forward(self, x):
+            x = torch.nn.functional.interpolate(x.permute(0, 3, 1, 2), new, mode="bilinear")
+            target = torch.from_numpy(labels).long()
+            loss = torch.nn.functional.cross_entropy(x, target, ignore_index=-1, reduction="none")
+            return loss.sum() / labels.size
+
+    class Mean(CrossEntropy):
+        def construct(self, logits):
+            return super().construct(logits) / labels.size
+
+    with layers.use_formulation(formulation):
+        check(Mean(labels), Reference(), 5 * tokens(2, *size, classes))
 
 
 class Function(nn.Cell):

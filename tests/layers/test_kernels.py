@@ -62,6 +62,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
     x, dy = (Tensor(rng.standard_normal((3, 40, 40, 48)).astype(np.float32)) for _ in range(2))
     gamma = Tensor(rng.standard_normal(48).astype(np.float32))
     weight = Tensor(rng.standard_normal((48, 1, 3, 3)).astype(np.float32))
+    dense = Tensor(rng.standard_normal((48, 48, 3, 3)).astype(np.float32))
     epsilon = Tensor(np.array([1e-6], np.float32))
     shared = ctypes.CDLL(str(loading.FILE))
     results = []
@@ -71,6 +72,8 @@ def test_results_do_not_depend_on_the_number_of_threads():
             *kernels.operators._layer_norm_gradient(dy, x, gamma, epsilon),
             kernels.operators._add_bias_gradient(dy, gamma),
             *kernels.operators._depthwise_gradient(dy, x, weight),
+            kernels.conv3x3(x, dense),
+            *kernels.operators._conv3x3_gradient(dy, x, dense),
         ]
         results.append([output.asnumpy() for output in outputs])
     shared.mindtwins_set_threads(loading._thread_count())

@@ -20,7 +20,7 @@ TINY = {"model": "svt_tiny", "num_classes": 10, "image_size": 32}
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    model, _ = create_task(TrainConfig(**TINY)).build_model()
+    model, _ = create_task(TrainConfig(**TINY)).build_model(World())
     return {
         p.name: rng.normal(size=p.shape).astype(np.float32) / 8 + (p.name.endswith("gamma"))
         for p in model.get_parameters()
@@ -35,7 +35,7 @@ METADATA = {
 
 
 def build(config: TrainConfig) -> tuple[nn.Cell, dict]:
-    return create_task(config).build_model()
+    return create_task(config).build_model(World())
 
 
 def write(path: Path, tensors: dict, metadata: dict | None = None) -> str:

@@ -79,7 +79,7 @@ def test_two_ranks_learn_what_one_does_with_twice_the_batch(digits, tmp_path, mo
 
     # What two ranks found with their final weights, one finds too, to the last digit.
     task = create_task(replace(config, ckpt_path=str(tmp_path / "two/final.ckpt")))
-    model, _ = task.build_model()
+    model, _ = task.build_model(World())
     metrics = task.evaluator(model, task.find_data("val"), World()).evaluate()
     record = read(tmp_path / "two/log.jsonl")[-1]
     assert metrics.images == VAL_IMAGES

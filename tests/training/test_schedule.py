@@ -72,3 +72,33 @@ def test_the_recipe_picks_schedule_and_scales_the_rate():
     schedule = create_schedule(config, steps_per_epoch=626, global_batch=2048)
     assert isinstance(schedule, CosinePerEpochSchedule) and schedule.peak == 2e-3
     assert peak_learning_rate(TrainConfig(lr=5e-4), 2048) == 5e-4
+
+
+def test_poly_of_the_segmentation_recipes():
+    # UPerNet: 160k steps, power 1, warmup of 1500 steps from 1e-6 of the peak.
+    config = TrainConfig(
+        scheduler="poly",
+        epoch_size=10,
+        epoch_steps=16000,
+        lr=6e-5,
+        min_lr=0.0,
+        poly_power=1.0,
+        warmup_epochs=0,
+        warmup_steps=1500,
+        warmup_lr=6e-11,
+    )
+    schedule = create_schedule(config, 16000, 16)
+    assert schedule(0) == pytest.approx(6e-11)
+    # Halfway up the ramp: the curve there, times the ramp.
+    assert schedule(750) == pytest.approx(6e-5 * (1 - 750 / 160000) * (1 - 0.5 * (1 - 1e-6)))
+    assert schedule(1500) == pytest.approx(6e-5 * (1 - 1500 / 160000))
+    assert schedule(80000) == pytest.approx(3e-5)
+    assert schedule(159999) == pytest.approx(6e-5 / 160000)
+    # FPN: 80k steps, power 0.9, floor 1e-6, no warmup.
+    config = TrainConfig(
+        scheduler="poly", epoch_size=10, lr=1e-4, min_lr=1e-6, poly_power=0.9, warmup_epochs=0
+    )
+    schedule = create_schedule(config, 8000, 32)
+    assert schedule(0) == pytest.approx(1e-4)
+    assert schedule(40000) == pytest.approx(1e-6 + 9.9e-5 * 0.5**0.9)
+    assert schedule(80000) == pytest.approx(1e-6)

@@ -68,7 +68,7 @@ def pcpvt_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     "name",
     [
         "svt_tiny",
-        "pcpvt_tiny",
+        pytest.param("pcpvt_tiny", marks=pytest.mark.slow),
         pytest.param("svt_small", marks=pytest.mark.slow),
         pytest.param("pcpvt_small", marks=pytest.mark.slow),
     ],

@@ -7,20 +7,32 @@ was not compiled for, layers use their plain formulation, and `status` says why.
 from mindtwins.layers.kernels.loading import available, status
 from mindtwins.layers.kernels.operators import (
     add_bias,
+    conv3x3,
+    cross_entropy,
     depthwise,
     gelu,
     global_attention,
     layer_norm,
+    moments,
+    normalise,
+    resize_bilinear,
+    sum_of_squares,
     window_attention,
 )
 
 __all__ = [
     "add_bias",
     "available",
+    "conv3x3",
+    "cross_entropy",
     "depthwise",
     "gelu",
     "global_attention",
     "layer_norm",
+    "moments",
+    "normalise",
+    "resize_bilinear",
     "status",
+    "sum_of_squares",
     "window_attention",
 ]

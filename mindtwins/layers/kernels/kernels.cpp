@@ -2,194 +2,20 @@
 // depthwise 3x3 convolution, and attention together with the transposes around it. Each comes with
 // its gradient. float32, tokens channels-last (B, H, W, C).
 //
-// Every entry point has the signature of MindSpore's ahead-of-time custom operators: pointers,
-// ranks and shapes of the inputs followed by those of the outputs; 0 means success.
-//
 // Sums that run over tokens (gradients of weights) are made per chunk of fixed size and added in
 // the order of the chunks, so results do not depend on the number of threads or their timing.
 
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <condition_variable>
-#include <cstdint>
-#include <cstring>
-#include <functional>
-#include <mutex>
-#include <new>
 #include <pthread.h>
-#include <thread>
-#include <vector>
+
+#include "common.h"
+
+using namespace mindtwins;
 
 namespace {
-
-// ---------------------------------------------------------------------------------------- threads
-
-// Worker threads that sleep between calls. OpenMP's spin instead, and on few cores take the time
-// from MindSpore's own threads: the whole model becomes twice as slow.
-class Pool {
- public:
-  // Calls body(begin, end) for all chunks of [0, count); the calling thread takes part.
-  template <class Body>
-  void run(int64_t count, int64_t chunk, int threads, const Body& body) {
-    const int64_t chunks = (count + chunk - 1) / chunk;
-    std::atomic<int64_t> next{0};
-    const std::function<void()> work = [&] {
-      for (int64_t c; (c = next.fetch_add(1)) < chunks;)
-        body(c * chunk, std::min(count, (c + 1) * chunk));
-    };
-    const int helpers = int(std::min<int64_t>(threads, chunks)) - 1;
-    // One call at a time may have the workers; one that comes meanwhile works alone.
-    std::unique_lock<std::mutex> owner(in_use_, std::try_to_lock);
-    if (helpers < 1 || !owner.owns_lock()) return work();
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      for (; workers_ < helpers; workers_++) std::thread([this] { sleep_and_work(); }).detach();
-      work_ = &work;
-      wanted_ = helpers;
-    }
-    wake_.notify_all();
-    work();
-    std::unique_lock<std::mutex> lock(mutex_);
-    wanted_ = 0;  // whoever has not woken up by now is not needed any more
-    finished_.wait(lock, [&] { return working_ == 0; });
-  }
-
- private:
-  void sleep_and_work() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    for (;;) {
-      wake_.wait(lock, [&] { return wanted_ > 0; });
-      wanted_--;
-      working_++;
-      const std::function<void()>* work = work_;
-      lock.unlock();
-      (*work)();
-      lock.lock();
-      if (--working_ == 0) finished_.notify_one();
-    }
-  }
-
-  std::mutex in_use_, mutex_;
-  std::condition_variable wake_, finished_;
-  const std::function<void()>* work_ = nullptr;
-  int workers_ = 0, wanted_ = 0, working_ = 0;
-};
-
-std::atomic<int> thread_count{1};
-
-// Never destroyed: its threads may outlive the static objects. A forked child has none of the
-// threads, and starts with a pool of its own.
-Pool* pool = nullptr;
 
 __attribute__((constructor)) void create_pool() {
   pool = new Pool;
   pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
-}
-
-template <class Body>
-void parallel(int64_t count, int64_t chunk, const Body& body) {
-  pool->run(count, chunk, thread_count, body);
-}
-
-// ---------------------------------------------------------------------------------------- vectors
-
-#if defined(__AVX512F__)
-constexpr int V = 16;
-#else
-constexpr int V = 8;
-#endif
-typedef float Vec __attribute__((vector_size(4 * V)));
-typedef int32_t IntVec __attribute__((vector_size(4 * V)));
-typedef float Unaligned __attribute__((vector_size(4 * V), aligned(4), may_alias));
-
-inline Vec load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
-inline void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
-inline Vec fill(float value) { return Vec{} + value; }
-
-// The first `n` lanes only, 0 < n; a whole vector where there are that many.
-inline Vec load(const float* p, int64_t n) {
-  if (n >= V) return load(p);
-  Vec v{};
-  std::memcpy(&v, p, n * sizeof(float));
-  return v;
-}
-inline void store(float* p, Vec v, int64_t n) {
-  if (n >= V) return store(p, v);
-  std::memcpy(p, &v, n * sizeof(float));
-}
-
-inline float sum(Vec v) {
-  float lanes[V];
-  std::memcpy(lanes, &v, sizeof v);
-  for (int half = V / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
-  return lanes[0];
-}
-
-inline float maximum(Vec v) {
-  float lanes[V];
-  std::memcpy(lanes, &v, sizeof v);
-  for (int half = V / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) lanes[i] = std::max(lanes[i], lanes[i + half]);
-  return lanes[0];
-}
-
-inline Vec lower(Vec a, Vec b) { return b < a ? b : a; }  // `a` where `a` is NaN
-inline Vec upper(Vec a, Vec b) { return b > a ? b : a; }
-
-// e^x to 1e-7 relative, x clamped to where the result is a normal number. NaN gives NaN.
-inline Vec exponential(Vec x) {
-  x = lower(upper(x, fill(-87.3f)), fill(88.3f));
-  const Vec magic = fill(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Vec shifted = x * 1.44269504f + magic;
-  const Vec n = shifted - magic;
-  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
-  Vec p = fill(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.f;
-  const IntVec power = (reinterpret_cast<IntVec>(shifted) + 127) << 23;
-  return p * reinterpret_cast<Vec>(power);
-}
-
-// ------------------------------------------------------------------------------ shapes and memory
-
-// Scratch memory, zeros at first, aligned so that vectors do not straddle cache lines.
-class Numbers {
- public:
-  explicit Numbers(int64_t count)
-      : count_(count), data_(new (std::align_val_t(64)) float[count]()) {}
-  Numbers(const Numbers&) = delete;
-  ~Numbers() { operator delete[](data_, std::align_val_t(64)); }
-  float* data() { return data_; }
-  const float* data() const { return data_; }
-  float* begin() { return data_; }
-  float* end() { return data_ + count_; }
-  int64_t size() const { return count_; }
-  float& operator[](int64_t i) { return data_[i]; }
-  const float& operator[](int64_t i) const { return data_[i]; }
-
- private:
-  int64_t count_;
-  float* data_;
-};
-
-int64_t product(const int64_t* shape, int count) {
-  int64_t total = 1;
-  for (int i = 0; i < count; i++) total *= shape[i];
-  return total;
-}
-
-// Adds the chunks' partial sums (chunks, width), in their order.
-void add_partials(const Numbers& partials, int64_t width, int64_t begin, int64_t count,
-                  float* total) {
-  std::fill(total, total + count, 0.f);
-  for (int64_t at = begin; at < partials.size(); at += width)
-    for (int64_t i = 0; i < count; i++) total[i] += partials[at + i];
 }
 
 // ------------------------------------------------------------------------------------------- GELU
@@ -207,8 +33,6 @@ inline Vec normal_distribution(Vec x) {
   p = p * t + 1.5957698829289195f;
   return 1.f / (1.f + exponential(-x * p));
 }
-
-constexpr int64_t ELEMENTS = 16384;  // per chunk of an elementwise operation
 
 // ------------------------------------------------------------------------------------- layer norm
 
@@ -230,8 +54,6 @@ Moments moments(const float* x, int64_t channels, float epsilon) {
   for (; c < channels; c++) rest += (x[c] - mean) * (x[c] - mean);
   return {mean, 1.f / std::sqrt((sum(squares) + rest) / channels + epsilon)};
 }
-
-constexpr int64_t ROWS = 256;  // per chunk of an operation on rows of channels
 
 // -------------------------------------------------------------------------- depthwise convolution
 
@@ -294,8 +116,6 @@ void convolve(const float* x, const float* weight, const float* bias, bool flip,
 constexpr int BLOCK = 8;         // queries that share one pass over the keys
 constexpr int64_t HEADS = 8;     // per chunk of window attention
 constexpr int64_t QUERIES = 64;  // per chunk of global attention
-
-inline int64_t round_up(int64_t n) { return (n + V - 1) / V * V; }
 
 // Rows of a matrix that lie anywhere: row i starts at base + offsets[i].
 struct Rows {
@@ -550,15 +370,8 @@ int mindtwins_supported() {
   return 1;
 }
 
-#define OPERATOR(name)                                                                      \
-  int name(int, void** params, [[maybe_unused]] int* ranks, int64_t** shapes, const char**, \
-           void*, void*)
-
-#define INPUT(i) static_cast<const float*>(params[i])
-#define OUTPUT(i) static_cast<float*>(params[i])
-
 // x -> y
-OPERATOR(gelu) {
+OPERATOR(gelu, "ff") {
   const float* x = INPUT(0);
   float* y = OUTPUT(1);
   parallel(product(shapes[0], ranks[0]), ELEMENTS, [&](int64_t begin, int64_t end) {
@@ -571,7 +384,7 @@ OPERATOR(gelu) {
 }
 
 // dy, x -> dx
-OPERATOR(gelu_gradient) {
+OPERATOR(gelu_gradient, "fff") {
   const float *dy = INPUT(0), *x = INPUT(1);
   float* dx = OUTPUT(2);
   parallel(product(shapes[1], ranks[1]), ELEMENTS, [&](int64_t begin, int64_t end) {
@@ -585,7 +398,7 @@ OPERATOR(gelu_gradient) {
 }
 
 // x (..., C), gamma, beta, epsilon (1,) -> y
-OPERATOR(layer_norm) {
+OPERATOR(layer_norm, "fffff") {
   const float *x = INPUT(0), *gamma = INPUT(1), *beta = INPUT(2), epsilon = *INPUT(3);
   float* y = OUTPUT(4);
   const int64_t channels = shapes[1][0];
@@ -604,7 +417,7 @@ OPERATOR(layer_norm) {
 }
 
 // dy, x, gamma, epsilon (1,) -> dx, dgamma, dbeta
-OPERATOR(layer_norm_gradient) {
+OPERATOR(layer_norm_gradient, "fffffff") {
   const float *dy = INPUT(0), *x = INPUT(1), *gamma = INPUT(2), epsilon = *INPUT(3);
   float* dx = OUTPUT(4);
   const int64_t channels = shapes[2][0], rows = product(shapes[1], ranks[1]) / channels;
@@ -641,7 +454,7 @@ OPERATOR(layer_norm_gradient) {
 }
 
 // x (..., C), bias (C,) -> y
-OPERATOR(add_bias) {
+OPERATOR(add_bias, "fff") {
   const float *x = INPUT(0), *bias = INPUT(1);
   float* y = OUTPUT(2);
   const int64_t channels = shapes[1][0];
@@ -656,7 +469,7 @@ OPERATOR(add_bias) {
 }
 
 // dy (..., C), bias -> dbias: the sum over all but the channels
-OPERATOR(add_bias_gradient) {
+OPERATOR(add_bias_gradient, "fff") {
   const float* dy = INPUT(0);
   const int64_t channels = shapes[1][0], rows = product(shapes[0], ranks[0]) / channels;
   const int64_t padded = round_up(channels);
@@ -671,14 +484,34 @@ OPERATOR(add_bias_gradient) {
   return 0;
 }
 
+// x -> (1,): the sum of the squares of all elements
+OPERATOR(sum_of_squares, "ff") {
+  const float* x = INPUT(0);
+  const int64_t count = product(shapes[0], ranks[0]);
+  std::vector<double> partials((count + ELEMENTS - 1) / ELEMENTS);
+  parallel(count, ELEMENTS, [&](int64_t begin, int64_t end) {
+    Vec total[4] = {};  // several, so that additions need not wait for each other
+    for (int64_t i = begin; i < end; i += 4 * V)
+      for (int lane = 0; lane < 4 && i + lane * V < end; lane++) {
+        const Vec v = load(x + i + lane * V, end - i - lane * V);
+        total[lane] += v * v;
+      }
+    partials[begin / ELEMENTS] = sum((total[0] + total[1]) + (total[2] + total[3]));
+  });
+  double total = 0;
+  for (const double partial : partials) total += partial;
+  *OUTPUT(1) = float(total);
+  return 0;
+}
+
 // x (B, H, W, C), weight (C, 1, 3, 3), bias (C,) -> y
-OPERATOR(depthwise) {
+OPERATOR(depthwise, "ffff") {
   convolve(INPUT(0), INPUT(1), INPUT(2), false, shapes[0], OUTPUT(3));
   return 0;
 }
 
 // dy, x, weight -> dx, dweight, dbias
-OPERATOR(depthwise_gradient) {
+OPERATOR(depthwise_gradient, "ffffff") {
   const float *dy = INPUT(0), *x = INPUT(1);
   const int64_t *shape = shapes[1], height = shape[1], width = shape[2], channels = shape[3];
   convolve(dy, INPUT(2), nullptr, true, shape, OUTPUT(3));
@@ -754,7 +587,7 @@ std::vector<int64_t> consecutive(int64_t count, int64_t stride) {
 extern "C" {
 
 // qkv (B, H, W, 3 C), mask, heads and side -> (B, H, W, C)
-OPERATOR(window_attention) {
+OPERATOR(window_attention, "ffif") {
   const Windows windows(shapes[0], static_cast<const int32_t*>(params[2]));
   const int64_t channels = shapes[0][3] / 3, depth = channels / windows.heads;
   const auto in = windows.offsets(3 * channels), out = windows.offsets(channels);
@@ -773,7 +606,7 @@ OPERATOR(window_attention) {
 }
 
 // gradient (B, H, W, C), qkv (B, H, W, 3 C), mask, heads and side -> gradient of qkv
-OPERATOR(window_attention_gradient) {
+OPERATOR(window_attention_gradient, "fffif") {
   const Windows windows(shapes[1], static_cast<const int32_t*>(params[3]));
   const int64_t channels = shapes[1][3] / 3, depth = channels / windows.heads;
   const auto in = windows.offsets(3 * channels), out = windows.offsets(channels);
@@ -794,7 +627,7 @@ OPERATOR(window_attention_gradient) {
 }
 
 // q (B, H, W, C), kv (B, h, w, 2 C), heads -> (B, H, W, C)
-OPERATOR(global_attention) {
+OPERATOR(global_attention, "ffif") {
   const int64_t heads = *static_cast<const int32_t*>(params[2]), channels = shapes[0][3];
   const int64_t depth = channels / heads, tokens = shapes[0][1] * shapes[0][2];
   const int64_t summary = shapes[1][1] * shapes[1][2];
@@ -815,7 +648,7 @@ OPERATOR(global_attention) {
 }
 
 // gradient (B, H, W, C), q, kv, heads -> gradients of q and kv
-OPERATOR(global_attention_gradient) {
+OPERATOR(global_attention_gradient, "fffiff") {
   const int64_t heads = *static_cast<const int32_t*>(params[3]), channels = shapes[1][3];
   const int64_t depth = channels / heads, tokens = shapes[1][1] * shapes[1][2];
   const int64_t summary = shapes[2][1] * shapes[2][2];

@@ -55,6 +55,10 @@ def _add_bias_bprop(x, bias, out, dout):
 add_bias = _operator("add_bias", lambda x, bias: x, _add_bias_bprop)
 
 
+# x -> (1,), the sum of the squares of its elements; not to be differentiated
+sum_of_squares = _operator("sum_of_squares", lambda x: [1] if isinstance(x, list | tuple) else x)
+
+
 # x (B, H, W, C), weight (C, 1, 3, 3), bias (C,) -> convolution with zero padding, plus bias
 _depthwise_gradient = _operator(
     "depthwise_gradient", lambda dy, x, weight: (x, weight, _channels(weight))
@@ -71,6 +75,86 @@ def _depthwise_bprop(x, weight, bias, out, dout):
 
 
 depthwise = _operator("depthwise", lambda x, weight, bias: x, _depthwise_bprop)
+
+
+# x (B, H, W, in), weight (out, in, 3, 3) -> convolution with zero padding, (B, H, W, out)
+def _convolved(x, weight):
+    return (*x[:-1], weight[0]) if isinstance(x, list | tuple) else x
+
+
+_conv3x3_gradient = _operator("conv3x3_gradient", lambda dy, x, weight: (x, weight))
+
+
+def _conv3x3_bprop(x, weight, out, dout):
+    return _conv3x3_gradient(dout, x, weight)
+
+
+conv3x3 = _operator("conv3x3", _convolved, _conv3x3_bprop)
+
+
+# x (B, H, W, C), tables of the new rows (height, 2) and columns (width, 2): index of the old point
+# before it, and how much the one after that counts -> (B, height, width, C)
+def _resized(x, rows, columns):
+    return (x[0], rows[0], columns[0], x[3]) if isinstance(x, list | tuple) else x
+
+
+_resize_bilinear_gradient = _operator("resize_bilinear_gradient", lambda dy, x, rows, columns: x)
+
+
+def _resize_bilinear_bprop(x, rows, columns, out, dout):
+    by_x = _resize_bilinear_gradient(dout, x, rows, columns)
+    return by_x, ops.zeros_like(rows), ops.zeros_like(columns)
+
+
+resize_bilinear = _operator("resize_bilinear", _resized, _resize_bilinear_bprop)
+
+
+# logits (B, H, W, C), labels (B, height, width) int32, tables as above -> (B, height), cross
+# entropy of the resized logits summed over each row of pixels; labels of no class count nothing
+def _row_of_labels(logits, labels, rows, columns):
+    return labels[:2] if isinstance(logits, list | tuple) else logits
+
+
+_cross_entropy_gradient = _operator(
+    "cross_entropy_gradient", lambda dout, logits, labels, rows, columns: logits
+)
+
+
+def _cross_entropy_bprop(logits, labels, rows, columns, out, dout):
+    by_logits = _cross_entropy_gradient(dout, logits, labels, rows, columns)
+    return by_logits, ops.zeros_like(labels), ops.zeros_like(rows), ops.zeros_like(columns)
+
+
+cross_entropy = _operator("cross_entropy", _row_of_labels, _cross_entropy_bprop)
+
+
+# x (N, C) -> mean and biased variance, (C,) each
+def _two_of_channels(x):
+    channels = x[-1:] if isinstance(x, list | tuple) else x
+    return channels, channels
+
+
+_moments_gradient = _operator("moments_gradient", lambda by_mean, by_variance, x, mean: x)
+
+
+def _moments_bprop(x, out, dout):
+    return (_moments_gradient(dout[0], dout[1], x, out[0]),)
+
+
+moments = _operator("moments", _two_of_channels, _moments_bprop)
+
+
+# x (N, C), mean, scale, shift (C,) -> (x - mean) * scale + shift
+_normalise_gradient = _operator(
+    "normalise_gradient", lambda dy, x, mean, scale: (x, mean, mean, mean)
+)
+
+
+def _normalise_bprop(x, mean, scale, shift, out, dout):
+    return _normalise_gradient(dout, x, mean, scale)
+
+
+normalise = _operator("normalise", lambda x, mean, scale, shift: x, _normalise_bprop)
 
 
 # qkv (B, H, W, 3 C), mask (1, windows, 1, N, N) or (1,) for none, (heads, side) int32

@@ -1,4 +1,4 @@
-"""The weights that a run starts from, and other things that all tasks read off a recipe alike."""
+"""What all tasks read off a recipe alike: data, the weights to start from, loader options."""
 
 from __future__ import annotations
 
@@ -8,11 +8,23 @@ from dataclasses import replace
 from mindspore import nn
 
 from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint, load_into
-from mindtwins.config import Config
+from mindtwins.config import DATASETS, Config
+from mindtwins.errors import UserError
 from mindtwins.training.distributed import World
 
 # Tensors that a training checkpoint holds beside the weights.
 TRAINING_STATE = ("optimizer.", "loss_scale.", "ema.")
+
+
+def check_data(config: Config) -> None:
+    """Raise a UserError unless the recipe says where its data is, and of which kind."""
+    if not config.data_dir:
+        raise UserError("data_dir is missing: say where the images are with --data_dir")
+    if config.dataset not in DATASETS[config.task]:
+        raise UserError(
+            f"dataset {config.dataset} is not for task {config.task}: use one of "
+            f"{', '.join(DATASETS[config.task])}"
+        )
 
 
 def read_start(config: Config) -> tuple[Checkpoint | None, dict]:

@@ -1,0 +1,41 @@
+"""Timing of work that a device does on its own while Python goes on."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+WARM_UPS = 2
+SHORTEST = 0.03  # seconds between two looks at the clock
+ROUNDS = 15
+
+
+def median_seconds(
+    work: Callable[[], object], synchronise: Callable[[], object], limit: float
+) -> float:
+    """Seconds per call, the median over rounds of calls that are waited for together.
+
+    Args:
+        work: starts the work; it need not wait for its end.
+        synchronise: waits until the device is idle.
+        limit: seconds after which no further round is started; warming up does not count.
+    """
+    for _ in range(WARM_UPS):
+        work()
+    synchronise()
+    once = _round(work, synchronise, 1)
+    calls = max(1, round(SHORTEST / once))
+    rounds: list[float] = []
+    started = time.perf_counter()
+    while not rounds or (len(rounds) < ROUNDS and time.perf_counter() - started < limit):
+        rounds.append(_round(work, synchronise, calls) / calls)
+    return statistics.median(rounds)
+
+
+def _round(work: Callable[[], object], synchronise: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        work()
+    synchronise()
+    return time.perf_counter() - start

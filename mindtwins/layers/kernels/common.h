@@ -1,0 +1,215 @@
+// What all kernels share: threads, vectors, memory, and how MindSpore calls them.
+//
+// Every entry point has the signature of MindSpore's ahead-of-time custom operators: pointers,
+// ranks and shapes of the inputs followed by those of the outputs; 0 means success.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <mutex>
+#include <new>
+#include <pthread.h>
+#include <thread>
+#include <vector>
+
+namespace mindtwins {
+
+// ---------------------------------------------------------------------------------------- threads
+
+// Worker threads that sleep between calls. OpenMP's spin instead, and on few cores take the time
+// from MindSpore's own threads: the whole model becomes twice as slow.
+class Pool {
+ public:
+  // Calls body(begin, end) for all chunks of [0, count); the calling thread takes part.
+  template <class Body>
+  void run(int64_t count, int64_t chunk, int threads, const Body& body) {
+    const int64_t chunks = (count + chunk - 1) / chunk;
+    std::atomic<int64_t> next{0};
+    const std::function<void()> work = [&] {
+      for (int64_t c; (c = next.fetch_add(1)) < chunks;)
+        body(c * chunk, std::min(count, (c + 1) * chunk));
+    };
+    const int helpers = int(std::min<int64_t>(threads, chunks)) - 1;
+    // One call at a time may have the workers; one that comes meanwhile works alone.
+    std::unique_lock<std::mutex> owner(in_use_, std::try_to_lock);
+    if (helpers < 1 || !owner.owns_lock()) return work();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (; workers_ < helpers; workers_++) std::thread([this] { sleep_and_work(); }).detach();
+      work_ = &work;
+      wanted_ = helpers;
+    }
+    wake_.notify_all();
+    work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    wanted_ = 0;  // whoever has not woken up by now is not needed any more
+    finished_.wait(lock, [&] { return working_ == 0; });
+  }
+
+ private:
+  void sleep_and_work() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return wanted_ > 0; });
+      wanted_--;
+      working_++;
+      const std::function<void()>* work = work_;
+      lock.unlock();
+      (*work)();
+      lock.lock();
+      if (--working_ == 0) finished_.notify_one();
+    }
+  }
+
+  std::mutex in_use_, mutex_;
+  std::condition_variable wake_, finished_;
+  const std::function<void()>* work_ = nullptr;
+  int workers_ = 0, wanted_ = 0, working_ = 0;
+};
+
+inline std::atomic<int> thread_count{1};
+
+// Made when the library is loaded (kernels.cpp) and never destroyed: its threads may outlive the
+// static objects. A forked child has none of the threads, and starts with a pool of its own.
+inline Pool* pool = nullptr;
+
+template <class Body>
+void parallel(int64_t count, int64_t chunk, const Body& body) {
+  pool->run(count, chunk, thread_count, body);
+}
+
+// ---------------------------------------------------------------------------------------- vectors
+
+#if defined(__AVX512F__)
+constexpr int V = 16;
+#else
+constexpr int V = 8;
+#endif
+typedef float Vec __attribute__((vector_size(4 * V)));
+typedef int32_t IntVec __attribute__((vector_size(4 * V)));
+typedef float Unaligned __attribute__((vector_size(4 * V), aligned(4), may_alias));
+
+inline Vec load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+inline void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
+inline Vec fill(float value) { return Vec{} + value; }
+
+// The first `n` lanes only, 0 < n; a whole vector where there are that many.
+inline Vec load(const float* p, int64_t n) {
+  if (n >= V) return load(p);
+  Vec v{};
+  std::memcpy(&v, p, n * sizeof(float));
+  return v;
+}
+inline void store(float* p, Vec v, int64_t n) {
+  if (n >= V) return store(p, v);
+  std::memcpy(p, &v, n * sizeof(float));
+}
+
+inline float sum(Vec v) {
+  float lanes[V];
+  std::memcpy(lanes, &v, sizeof v);
+  for (int half = V / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+inline float maximum(Vec v) {
+  float lanes[V];
+  std::memcpy(lanes, &v, sizeof v);
+  for (int half = V / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] = std::max(lanes[i], lanes[i + half]);
+  return lanes[0];
+}
+
+inline Vec lower(Vec a, Vec b) { return b < a ? b : a; }  // `a` where `a` is NaN
+inline Vec upper(Vec a, Vec b) { return b > a ? b : a; }
+
+// e^x to 1e-7 relative, x clamped to where the result is a normal number. NaN gives NaN.
+inline Vec exponential(Vec x) {
+  x = lower(upper(x, fill(-87.3f)), fill(88.3f));
+  const Vec magic = fill(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec shifted = x * 1.44269504f + magic;
+  const Vec n = shifted - magic;
+  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  Vec p = fill(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.f;
+  const IntVec power = (reinterpret_cast<IntVec>(shifted) + 127) << 23;
+  return p * reinterpret_cast<Vec>(power);
+}
+
+// ------------------------------------------------------------------------------ shapes and memory
+
+// Scratch memory, zeros at first, aligned so that vectors do not straddle cache lines.
+class Numbers {
+ public:
+  explicit Numbers(int64_t count)
+      : count_(count), data_(new (std::align_val_t(64)) float[count]()) {}
+  Numbers(Numbers&& other) : count_(other.count_), data_(other.data_) { other.data_ = nullptr; }
+  ~Numbers() {
+    if (data_) operator delete[](data_, std::align_val_t(64));
+  }
+  float* data() { return data_; }
+  const float* data() const { return data_; }
+  float* begin() { return data_; }
+  float* end() { return data_ + count_; }
+  int64_t size() const { return count_; }
+  float& operator[](int64_t i) { return data_[i]; }
+  const float& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  int64_t count_;
+  float* data_;
+};
+
+inline int64_t product(const int64_t* shape, int count) {
+  int64_t total = 1;
+  for (int i = 0; i < count; i++) total *= shape[i];
+  return total;
+}
+
+// Adds the chunks' partial sums (chunks, width), in their order.
+inline void add_partials(const Numbers& partials, int64_t width, int64_t begin, int64_t count,
+                         float* total) {
+  std::fill(total, total + count, 0.f);
+  for (int64_t at = begin; at < partials.size(); at += width)
+    for (int64_t i = 0; i < count; i++) total[i] += partials[at + i];
+}
+
+inline int64_t round_up(int64_t n) { return (n + V - 1) / V * V; }
+
+constexpr int64_t ELEMENTS = 16384;  // per chunk of an elementwise operation
+
+constexpr int64_t ROWS = 256;  // per chunk of an operation on rows of channels
+
+// Whether the inputs and outputs of an operator have the types that it works with, a letter each:
+// f float32, i int32.
+inline bool has_types(const char* expected, int count, const char* const* types) {
+  for (int i = 0; i < count; i++)
+    if (std::strcmp(types[i], expected[i] == 'f' ? "float32" : "int32")) return false;
+  return true;
+}
+
+}  // namespace mindtwins
+
+// Begins an entry point that refuses inputs and outputs of other types; see `has_types`.
+#define OPERATOR(name, types)                                                                 \
+  static int name##_of_types(void** params, int* ranks, int64_t** shapes);                    \
+  int name(int count, void** params, int* ranks, int64_t** shapes, const char** given, void*, \
+           void*) {                                                                           \
+    return has_types(types, count, given) ? name##_of_types(params, ranks, shapes) : 1;       \
+  }                                                                                           \
+  static int name##_of_types(void** params, [[maybe_unused]] int* ranks, int64_t** shapes)
+
+#define INPUT(i) static_cast<const float*>(params[i])
+#define OUTPUT(i) static_cast<float*>(params[i])

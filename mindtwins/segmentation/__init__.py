@@ -1,0 +1,1 @@
+"""Semantic segmentation with Twins backbones: Semantic FPN and UPerNet."""

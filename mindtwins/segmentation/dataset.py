@@ -1,0 +1,225 @@
+"""Pictures with a label map each: image files and 8-bit greyscale PNGs of class numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from mindtwins.data.decode import UnreadableImage, read_rgb
+from mindtwins.data.image_folder import EXTENSIONS
+from mindtwins.errors import UserError
+
+# The label of pixels that count neither in the loss nor in the metrics.
+IGNORED = 255
+
+# What the header of a PNG file calls its colours.
+_PNG_COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+class ImageLabelFolder:
+    """Pairs of an image and a label file of the same name, in two folders of the same structure.
+
+    A label file is an 8-bit greyscale PNG of the image's size whose values are class numbers. 255
+    is ignored. With `reduce_zero_label`, as in ADE20K, 0 is ignored too and the classes are counted
+    from 1 in the files.
+
+    Args:
+        images_dir: folder of the images.
+        labels_dir: folder of the label files.
+        classes: the names of the classes, by number; at most 255.
+        reduce_zero_label: whether 0 in the files stands for no class.
+
+    Attributes:
+        root: the folder of the images.
+        paths: the image files, ordered by name.
+        label_paths: the label file of each.
+        classes: the names of the classes.
+        num_classes: their number.
+        reduce_zero_label: as given.
+
+    Raises:
+        UserError: a folder is missing or empty, or an image or a label file stands alone.
+    """
+
+    def __init__(
+        self,
+        images_dir: str | os.PathLike[str],
+        labels_dir: str | os.PathLike[str],
+        classes: Sequence[str],
+        *,
+        reduce_zero_label: bool = False,
+    ) -> None:
+        if not 0 < len(classes) <= IGNORED:
+            raise UserError(
+                f"{len(classes)} classes are named: a label file of 8 bits has room for 1 to "
+                f"{IGNORED}"
+            )
+        self.root = os.fspath(images_dir)
+        self.classes = tuple(classes)
+        self.num_classes = len(self.classes)
+        self.reduce_zero_label = reduce_zero_label
+        images = _files_below(self.root, EXTENSIONS, "images")
+        labels = _files_below(os.fspath(labels_dir), (".png",), "label files")
+        _check_partners(images, labels, "image", f"label file in {os.fspath(labels_dir)}")
+        _check_partners(labels, images, "label file", f"image in {self.root}")
+        self.paths = list(images.values())
+        self.label_paths = [labels[name] for name in images]
+        first = int(reduce_zero_label)
+        self._class_of = np.full(256, IGNORED, dtype=np.uint8)
+        self._class_of[first : first + self.num_classes] = np.arange(self.num_classes)
+        self._known = self._class_of != IGNORED
+        self._known[[0, IGNORED] if reduce_zero_label else IGNORED] = True
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """Read a pair: the RGB picture and its labels, uint8 (height, width), 255 for ignored.
+
+        Raises:
+            UnreadableImage: one of the two files is damaged, or their sizes differ.
+            UserError: the label file is of another kind, or names a class that there is not.
+        """
+        image, path = read_rgb(self.paths[index]), self.label_paths[index]
+        values = read_label_png(path)
+        if image.size != values.shape[::-1]:
+            raise UnreadableImage(
+                f"it is {_size(image.size)} pixels, but its label file {path} "
+                f"{_size(values.shape[::-1])}"
+            )
+        if not self._known[values].all():
+            self._refuse(path, values)
+        return image, self._class_of[values]
+
+    def _refuse(self, path: str, values: np.ndarray) -> None:
+        wrong = np.unique(values[~self._known[values]]).tolist()
+        shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+        first = int(self.reduce_zero_label)
+        zero = "0 and 255" if self.reduce_zero_label else "255"
+        raise UserError(
+            f"label file {path} holds the label{'s' * (len(wrong) > 1)} {shown}, but the "
+            f"{self.num_classes} classes are numbered {first} to {first + self.num_classes - 1}, "
+            f"and {zero} ignored: correct the file or the number of classes"
+        )
+
+    def size(self, index: int) -> tuple[int, int]:
+        """The (width, height) that the header of an image states; (0, 0) if it is damaged."""
+        try:
+            with Image.open(self.paths[index]) as image:
+                return image.size
+        except Exception:  # see read_rgb: whatever the decoder meets; reading it will tell
+            return 0, 0
+
+
+def read_label_png(path: str) -> np.ndarray:
+    """Read a label file as it is: uint8 (height, width).
+
+    Raises:
+        UnreadableImage: it is damaged; the message names it.
+        UserError: it is not an 8-bit greyscale PNG.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(26)
+            if start[:8] != _PNG_START or len(start) < 26:
+                raise UnreadableImage(f"its label file {path} is not a PNG file, or cut short")
+            # The header says it, not PIL's mode: PIL stretches 1, 2 and 4 bits to 0 to 255.
+            depth, colours = start[24], start[25]
+            if (depth, colours) != (8, 0):
+                kind = f"{depth}-bit {_PNG_COLOURS.get(colours, 'unknown')}"
+                raise UserError(f"label file {path} is a {kind} PNG: {_advice(colours)}")
+            return np.asarray(Image.open(file))
+    except (UnreadableImage, UserError):
+        raise
+    except Exception as error:  # see read_rgb
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UnreadableImage(f"its label file {path}: {reason or type(error).__name__}") from error
+
+
+def _advice(colours: int) -> str:
+    if colours == 3:
+        return (
+            "if its palette indices are the class numbers, save them alone with "
+            "PIL.Image.fromarray(numpy.asarray(image))"
+        )
+    return "save the class numbers as 8-bit greyscale"
+
+
+def read_class_list(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Read the names of classes, one per line in the order of their numbers.
+
+    Raises:
+        UserError: the file cannot be read, or a line is empty or repeated.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            names = [line.strip() for line in file.read().rstrip().split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the class list {path}: {error}") from error
+    seen: set[str] = set()
+    for number, name in enumerate(names, start=1):
+        if not name or name in seen:
+            what = f"repeats {name!r}" if name else "is empty"
+            raise UserError(f"{path}, line {number} {what}: give one name per class and line")
+        seen.add(name)
+    return tuple(names)
+
+
+def find_pairs(
+    data_dir: str | os.PathLike[str],
+    split: str,
+    classes: Sequence[str],
+    *,
+    reduce_zero_label: bool = False,
+) -> ImageLabelFolder:
+    """The pairs `data_dir/images/split/*` and `data_dir/annotations/split/*.png`.
+
+    Raises:
+        UserError: as `ImageLabelFolder`.
+    """
+    data_dir = os.fspath(data_dir)
+    if not os.path.isdir(data_dir):
+        raise UserError(
+            f"data folder {data_dir} does not exist: give --data_dir an existing folder"
+        )
+    return ImageLabelFolder(
+        os.path.join(data_dir, "images", split),
+        os.path.join(data_dir, "annotations", split),
+        classes,
+        reduce_zero_label=reduce_zero_label,
+    )
+
+
+def _files_below(folder: str, extensions: tuple[str, ...], what: str) -> dict[str, str]:
+    """Files by their path below the folder without extension, in order."""
+    if not os.path.isdir(folder):
+        raise UserError(f"the folder {folder} of the {what} does not exist: create and fill it")
+    files: dict[str, str] = {}
+    for parent, _, names in sorted(os.walk(folder, followlinks=True)):
+        for name in sorted(names):
+            stem, extension = os.path.splitext(name)
+            if extension.lower() not in extensions:
+                continue
+            key = os.path.join(os.path.relpath(parent, folder), stem)
+            path = os.path.join(parent, name)
+            if key in files:
+                raise UserError(f"{files[key]} and {path} have the same name: remove one of them")
+            files[key] = path
+    if not files:
+        raise UserError(f"the folder {folder} holds no {what} ({', '.join(extensions)})")
+    return files
+
+
+def _check_partners(files: dict[str, str], others: dict[str, str], one: str, other: str) -> None:
+    alone = [path for name, path in files.items() if name not in others]
+    if alone:
+        more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+        raise UserError(f"{one} {alone[0]}{more} has no {other}: add it or remove the {one}")
+
+
+def _size(size: tuple[int, ...]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,95 @@
+"""The evaluation loop of segmentors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from mindspore import Tensor, nn
+from tqdm import tqdm
+
+from mindtwins.evaluation.forward import Forward
+from mindtwins.segmentation.inference import Window, predict_labels
+from mindtwins.segmentation.loader import SegmentationLoader
+from mindtwins.segmentation.metrics import ConfusionAreas, SegmentationMetrics
+
+
+class SegmentationEvaluator:
+    """Runs a segmentor over pairs of image and labels; a graph is compiled for each size.
+
+    Args:
+        model: segmentor; put into evaluation mode while it is evaluated.
+        loader: batches of pictures of one size.
+        flip: whether the mean is also taken over mirrored pictures.
+        window: sliding windows instead of whole pictures.
+        show_progress: draw a bar where there is a terminal.
+        exchange: (label, bytes) -> every process's bytes, if several share the pictures.
+    """
+
+    def __init__(
+        self,
+        model: nn.Cell,
+        loader: SegmentationLoader,
+        flip: bool = False,
+        window: Window | None = None,
+        show_progress: bool = True,
+        exchange: Callable[[str, bytes], list[bytes]] | None = None,
+    ) -> None:
+        self._forward = Forward(model)
+        self._loader = loader
+        self._flip = flip
+        self._window = window
+        self._show_progress = show_progress
+        self._exchange = exchange
+        self.images_per_second = 0.0
+
+    @property
+    def skipped(self) -> int:
+        """Unreadable pairs that this process left out."""
+        return self._loader.skipped
+
+    def evaluate(self) -> SegmentationMetrics:
+        """Evaluate every picture once.
+
+        `images_per_second` afterwards says how fast this process was, reading the files included;
+        batches of a size that was not seen before, and so compiled for, are left out.
+        """
+        self._forward.set_train(False)
+        data = self._loader.dataset
+        areas = ConfusionAreas(data.num_classes)
+        compiled_for, counted, seconds = set(), 0, 0.0
+        batches = tqdm(
+            self._loader,
+            desc="evaluating",
+            unit="batch",
+            leave=False,
+            disable=None if self._show_progress else True,
+        )
+        started = time.perf_counter()
+        for batch in batches:
+            predictions = predict_labels(
+                self._logits,
+                batch.images,
+                batch.labels.shape[1:],
+                flip=self._flip,
+                window=self._window,
+            )
+            for row in np.flatnonzero(batch.valid):
+                areas.add(predictions[row], batch.labels[row], data.label_paths[batch.index[row]])
+            finished = time.perf_counter()
+            if batch.images[0].shape in compiled_for:
+                counted += int(batch.valid.sum())
+                seconds += finished - started
+            compiled_for.add(batch.images[0].shape)
+            started = finished
+        self.images_per_second = counted / seconds if counted else 0.0
+        if self._exchange is not None:
+            everyones = self._exchange("areas", areas.to_bytes())
+            areas = ConfusionAreas(data.num_classes)
+            for there in everyones:
+                areas.add_bytes(there)
+        return areas.metrics()
+
+    def _logits(self, images: np.ndarray) -> np.ndarray:
+        return self._forward(Tensor(images)).asnumpy()

@@ -1,0 +1,51 @@
+"""What the heads share: convolution units, and the classifier of pixels.
+
+Maps are channels-last (B, H, W, C), as in the backbone. Names of cells and parameters are those of
+MMSegmentation, whose checkpoints users have.
+"""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn, ops
+from mindspore.common.initializer import Normal
+
+from mindtwins.layers import BatchNorm, Conv1x1, Conv3x3
+
+CONVOLUTIONS = {1: Conv1x1, 3: Conv3x3}
+
+
+class ConvNormReLU(nn.Cell):
+    """Convolution, batch normalisation and ReLU.
+
+    Args:
+        in_channels, out_channels: of the maps.
+        kernel: 1 or 3.
+        synchronise: in training, normalise by the statistics of all ranks.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, synchronise: bool) -> None:
+        super().__init__()
+        self.conv = CONVOLUTIONS[kernel](in_channels, out_channels, has_bias=False)
+        self.bn = BatchNorm(out_channels, synchronise=synchronise)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.relu(self.bn(self.conv(x)))
+
+
+class Head(nn.Cell):
+    """A head computes a map of `channels` channels and classifies its pixels."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.conv_seg = Conv1x1(channels, num_classes, weight_init=Normal(0.01))
+
+    def classify(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """(B, H, W, channels) -> logits (B, num_classes, H, W).
+
+        `keep` (B, channels) holds the factors of the dropout of whole channels before the
+        classifier: 0 if dropped, 1 / (1 - rate) if kept. None: no dropout.
+        """
+        if keep is not None:
+            x = x * ops.cast(ops.reshape(keep, (-1, 1, 1, self.channels)), x.dtype)
+        return ops.transpose(self.conv_seg(x), (0, 3, 1, 2))

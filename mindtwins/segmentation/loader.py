@@ -1,0 +1,220 @@
+"""Loaders of image and label pairs, on the machinery of `mindtwins.data`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindtwins.data.loader import TrainingLoader
+from mindtwins.data.pipeline import Run, load_places, load_rows, report, worker_count
+from mindtwins.data.randomness import sample_generator
+from mindtwins.data.sampler import TrainingSampler
+from mindtwins.segmentation.dataset import IGNORED, ImageLabelFolder
+from mindtwins.segmentation.transforms import SegmentationTransform, TestTransform
+
+
+@dataclass(frozen=True)
+class SegmentationBatch:
+    """One evaluation batch of b pictures of one size.
+
+    Attributes:
+        images: the views of the pictures: float32 (b, 3, h, w), one array for each ratio of the
+            test transform; zeros where not valid.
+        labels: uint8 (b, height, width) at the pictures' own size; 255 is ignored.
+        index: int64 (b,), each picture's place in the data set's `paths`; -1 where there is none.
+        valid: bool (b,): which rows count.
+    """
+
+    images: tuple[np.ndarray, ...]
+    labels: np.ndarray
+    index: np.ndarray
+    valid: np.ndarray
+
+
+class SegmentationLoader:
+    """Yields the evaluation batches of one rank; see `build_segmentation_loader`.
+
+    `len(loader)` is the number of this rank's batches. Iterating again starts over.
+
+    Attributes:
+        dataset: the pairs.
+        batches: the pictures of each batch, int64 (b,), -1 where there is none.
+        skipped: unreadable pairs left out by this rank in the current or last pass.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageLabelFolder,
+        batches: list[np.ndarray],
+        run: Run,
+        skip_bad_images: bool,
+    ) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.skipped = 0
+        self._run = run
+        self._skip_bad_images = skip_bad_images
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[SegmentationBatch]:
+        """Yield the batches in order.
+
+        Raises:
+            UserError: a pair cannot be read (unless `skip_bad_images`), or its labels are wrong.
+        """
+        self.skipped = 0
+        if not self.batches:  # more ranks than batches
+            return
+        for row in self._run(tuple(batch) for batch in self.batches):
+            index = row["request"]
+            self.skipped += report(
+                self.dataset.paths, index, row["problems"], self._skip_bad_images
+            )
+            views = tuple(row[name] for name in row if name.startswith("view"))
+            yield SegmentationBatch(views, row["labels"], index, row["valid"])
+
+
+def build_segmentation_training_loader(
+    dataset: ImageLabelFolder,
+    transform: SegmentationTransform,
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    accumulation: int = 1,
+    num_parallel_workers: int = 2,
+    python_multiprocessing: bool = False,
+    skip_bad_images: bool = False,
+) -> TrainingLoader:
+    """Build the loader of one rank's training batches.
+
+    Arguments, order and errors are those of `mindtwins.data.build_training_loader`.
+    """
+    sampler = TrainingSampler(len(dataset), batch_size, seed, rank, world, accumulation)
+    task = _TrainingTask(dataset, transform, sampler, skip_bad_images)
+    run = Run(task, worker_count(num_parallel_workers), python_multiprocessing)
+    return TrainingLoader(dataset, sampler, run, skip_bad_images)
+
+
+def build_segmentation_loader(
+    dataset: ImageLabelFolder,
+    transform: TestTransform,
+    *,
+    batch_size: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    num_parallel_workers: int = 2,
+    python_multiprocessing: bool = False,
+    skip_bad_images: bool = False,
+) -> SegmentationLoader:
+    """Build the loader of one rank's evaluation batches; over all ranks every picture occurs once.
+
+    Only pictures of equal sizes share a batch, and they come together, because a graph is compiled
+    for every shape; the sizes are read off the files' headers here. Each rank takes a stretch of
+    the sizes. The ranks' numbers of batches may differ, by one.
+
+    Args:
+        dataset: the evaluation pairs.
+        transform: from picture to views.
+        batch_size: the most pictures per batch.
+        rank: of this process.
+        world: number of processes.
+        num_parallel_workers: capped at the machine's cores, with a notice.
+        python_multiprocessing: whether the workers are processes instead of threads.
+        skip_bad_images: whether an unreadable pair is logged, counted and left out, instead of
+            ending the run.
+    """
+    sizes = [dataset.size(index) for index in range(len(dataset))]
+    batches = equal_size_batches(sizes, batch_size)
+    own = batches[rank * len(batches) // world : (rank + 1) * len(batches) // world]
+    run = Run(
+        _EvaluationTask(dataset, transform),
+        worker_count(num_parallel_workers),
+        python_multiprocessing,
+    )
+    return SegmentationLoader(dataset, own, run, skip_bad_images)
+
+
+def equal_size_batches(sizes: list[tuple[int, int]], batch_size: int) -> list[np.ndarray]:
+    """Group pictures by size, in batches that are equally long within a group.
+
+    Args:
+        sizes: (width, height) of every picture.
+        batch_size: the most pictures per batch.
+
+    Returns:
+        int64 (b,) each, b at most `batch_size`: pictures, filled up with -1.
+    """
+    groups = defaultdict(list)
+    for index, size in enumerate(sizes):
+        groups[size].append(index)
+    batches = []
+    for _, members in sorted(groups.items()):
+        count = -(-len(members) // batch_size)
+        rows = -(-len(members) // count)
+        filled = np.full(count * rows, -1, dtype=np.int64)
+        filled[: len(members)] = members
+        batches += list(filled.reshape(count, rows))
+    return batches
+
+
+@dataclass(frozen=True)
+class _TrainingTask:
+    """(step, micro) to the arrays of a training batch."""
+
+    columns = ("images", "targets", "index", "problems")
+
+    dataset: ImageLabelFolder
+    transform: SegmentationTransform
+    sampler: TrainingSampler
+    skip_bad_images: bool
+
+    def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
+        step, micro = (int(number) for number in request)
+        epoch, places = self.sampler.places(step, micro)
+        size = self.transform.image_size
+        images = np.zeros((len(places), 3, size, size), dtype=np.float32)
+        targets = np.full((len(places), size, size), IGNORED, dtype=np.int32)
+
+        def load(row: int, index: int) -> None:
+            rng = sample_generator(self.sampler.seed, epoch, index)
+            images[row], targets[row] = self.transform(*self.dataset.read(index), rng)
+
+        order = self.sampler.order(epoch)
+        index, problems = load_places(order, places, load, self.skip_bad_images)
+        return images, targets, index, problems
+
+
+@dataclass(frozen=True)
+class _EvaluationTask:
+    """The pictures of an evaluation batch to its arrays."""
+
+    dataset: ImageLabelFolder
+    transform: TestTransform
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        views = (f"view{number}" for number in range(len(self.transform.scales)))
+        return (*views, "labels", "valid", "problems")
+
+    def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
+        width, height = self.dataset.size(int(request[0]))
+        views = [
+            np.zeros((len(request), 3, rows, columns), dtype=np.float32)
+            for columns, rows in self.transform.sizes(max(width, 1), max(height, 1))
+        ]
+        labels = np.full((len(request), height, width), IGNORED, dtype=np.uint8)
+
+        def load(row: int, index: int) -> None:
+            image, labels[row] = self.dataset.read(index)
+            for view, picture in zip(views, self.transform(image), strict=True):
+                view[row] = picture
+
+        valid, problems = load_rows(request, load)
+        return *views, labels, valid, problems

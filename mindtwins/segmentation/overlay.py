@@ -1,0 +1,114 @@
+"""Label maps for people and for programs: pictures with coloured classes and a legend, and PNGs."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
+
+from mindtwins.files import atomic_write
+from mindtwins.segmentation.dataset import IGNORED
+
+Colour = tuple[int, int, int]
+
+OPACITY = 0.6
+UNNAMED: Colour = (0, 0, 0)  # of pixels without a class
+# The legend, in pixels.
+LINE, MARGIN, SWATCH, FONT = 20, 8, 12, 13
+
+
+def distinct_colours(count: int) -> tuple[Colour, ...]:
+    """Colours that are easy to tell apart: hues in steps of the golden ratio, in three shades."""
+    shades = ((0.85, 1.0), (0.55, 0.95), (0.9, 0.65))
+    colours = []
+    for number in range(count):
+        hue = number * 0.618034 % 1
+        levels = colorsys.hsv_to_rgb(hue, *shades[number % len(shades)])
+        colours.append(tuple(round(255 * level) for level in levels))
+    return tuple(colours)
+
+
+def draw_overlay(
+    picture: Image.Image, labels: np.ndarray, classes: Sequence[str], palette: Sequence[Colour]
+) -> Image.Image:
+    """Return the picture with its classes in colour, and a legend on its right.
+
+    The legend names the classes with their part of the picture, the largest first, as many as its
+    height has room for.
+
+    Args:
+        picture: of any mode.
+        labels: uint8 (height, width) of the picture's size; 255 for no class.
+        classes: the names, by number.
+        palette: the colours, by number.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if picture.size != labels.shape[::-1]:
+        raise ValueError(f"the picture is {picture.size}, but its labels {labels.shape[::-1]}")
+    table = np.full((256, 3), UNNAMED, dtype=np.uint8)
+    table[: len(palette)] = palette
+    coloured = Image.blend(picture.convert("RGB"), Image.fromarray(table[labels]), OPACITY)
+    areas = np.bincount(labels.ravel(), minlength=IGNORED + 1)
+    present = [int(c) for c in np.argsort(-areas, kind="stable") if areas[c]]
+    names = {IGNORED: "(ignored)", **dict(enumerate(classes))}
+    lines = [
+        (tuple(table[c].tolist()), f"{names[c]}  {_percent(areas[c] / labels.size)}")
+        for c in present
+    ]
+    height = max(picture.height, 3 * LINE + 2 * MARGIN)
+    legend = _legend(lines, height)
+    sheet = Image.new("RGB", (picture.width + legend.width, height), "white")
+    sheet.paste(coloured, (0, 0))
+    sheet.paste(legend, (picture.width, 0))
+    return sheet
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.0f} %" if part >= 0.01 else "< 1 %"
+
+
+def _legend(lines: list[tuple[Colour, str]], height: int) -> Image.Image:
+    room = (height - 2 * MARGIN) // LINE
+    if len(lines) > room:
+        lines = [*lines[: room - 1], ((255, 255, 255), f"and {len(lines) - room + 1} more")]
+    font = _font()
+    width = max(int(font.getlength(text)) for _, text in lines) + SWATCH + 3 * MARGIN
+    legend = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(legend)
+    for number, (colour, text) in enumerate(lines):
+        middle = MARGIN + number * LINE + LINE // 2
+        swatch = (MARGIN, middle - SWATCH // 2, MARGIN + SWATCH, middle + SWATCH // 2)
+        draw.rectangle(swatch, fill=colour)
+        draw.text((2 * MARGIN + SWATCH, middle), text, fill="black", font=font, anchor="lm")
+    return legend
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(findfont("DejaVu Sans"), FONT)  # it comes with matplotlib
+
+
+def write_labels(
+    path: str | os.PathLike[str], labels: np.ndarray, *, reduce_zero_label: bool = False
+) -> None:
+    """Write a label file such as `ImageLabelFolder` reads: 8-bit greyscale PNG of class numbers.
+
+    Args:
+        path: of the PNG.
+        labels: uint8 (height, width); 255 for no class.
+        reduce_zero_label: whether to count the classes from 1, with 0 for no class.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if reduce_zero_label:
+        labels = labels + np.uint8(1)  # 255 becomes 0
+    with atomic_write(path) as stream:
+        Image.fromarray(labels).save(stream, format="png")

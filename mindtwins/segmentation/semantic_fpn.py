@@ -1,0 +1,91 @@
+"""Semantic FPN (Kirillov et al. 2019, "Panoptic Feature Pyramid Networks",
+https://arxiv.org/abs/1901.02446).
+
+The pyramid brings the semantics of the deep stages to the fine maps (figure 1a, after Lin et al.
+2017); the head brings all its levels to the finest one's size and adds them up (section 3,
+"Semantic segmentation branch", and figure 3).
+"""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn
+from mindspore.common.initializer import XavierUniform
+
+from mindtwins.layers import resize_bilinear, resize_nearest
+from mindtwins.segmentation.head import CONVOLUTIONS, ConvNormReLU, Head
+
+
+class Convolution(nn.Cell):
+    """A convolution with bias and nothing after it, of kernel 1 or 3."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = CONVOLUTIONS[kernel](in_channels, out_channels, weight_init=XavierUniform())
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class FeaturePyramid(nn.Cell):
+    """FPN: four maps (B, H_i, W_i, C_i) -> four maps (B, H_i, W_i, channels)."""
+
+    def __init__(self, in_channels: tuple[int, ...], channels: int) -> None:
+        super().__init__()
+        self.lateral_convs = nn.CellList([Convolution(width, channels, 1) for width in in_channels])
+        self.fpn_convs = nn.CellList([Convolution(channels, channels, 3) for _ in in_channels])
+
+    def construct(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        top = self.lateral_convs[3](maps[3])
+        levels = (self.fpn_convs[3](top),)
+        for level in (2, 1, 0):
+            lateral = self.lateral_convs[level](maps[level])
+            top = lateral + resize_nearest(top, lateral.shape[1], lateral.shape[2])
+            levels = (self.fpn_convs[level](top), *levels)
+        return levels
+
+
+class Upsample(nn.Cell):
+    """Twice the size, bilinear."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return resize_bilinear(x, 2 * x.shape[1], 2 * x.shape[2])
+
+
+class SemanticFPNHead(Head):
+    """The pyramid's four maps -> logits (B, num_classes, H_0, W_0).
+
+    Level i is doubled i times on its way to the finest level's size, a convolution before each
+    doubling; level 0 sees one convolution. Where maps were padded to whole patches, a doubled map
+    can be larger than the finest and is resized to it.
+
+    Args:
+        in_channels: of the pyramid's maps.
+        channels: of the head's.
+        num_classes: of the logits.
+        synchronise: batch norms take the statistics of all ranks.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, num_classes: int, synchronise: bool
+    ) -> None:
+        super().__init__(channels, num_classes)
+
+        def unit(index: int) -> ConvNormReLU:
+            return ConvNormReLU(channels if index else in_channels, channels, 3, synchronise)
+
+        self.scale_heads = nn.CellList(
+            [nn.SequentialCell([unit(0)])]
+            + [
+                nn.SequentialCell(
+                    [cell for index in range(level) for cell in (unit(index), Upsample())]
+                )
+                for level in (1, 2, 3)
+            ]
+        )
+
+    def construct(self, maps: tuple[Tensor, ...], keep: Tensor | None) -> Tensor:
+        total = self.scale_heads[0](maps[0])
+        for level in (1, 2, 3):
+            doubled = self.scale_heads[level](maps[level])
+            total = total + resize_bilinear(doubled, total.shape[1], total.shape[2])
+        return self.classify(total, keep)

@@ -1,0 +1,170 @@
+"""Semantic segmentation: one label per pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from os.path import relpath
+
+from mindspore import nn
+
+from mindtwins.config import Config
+from mindtwins.data import TrainingLoader
+from mindtwins.errors import UserError
+from mindtwins.execution import set_precision
+from mindtwins.segmentation.ade20k import find_ade20k
+from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs, read_class_list
+from mindtwins.segmentation.digits import find_digits, write_segmentation_digits
+from mindtwins.segmentation.evaluator import SegmentationEvaluator
+from mindtwins.segmentation.inference import Window
+from mindtwins.segmentation.loader import (
+    build_segmentation_loader,
+    build_segmentation_training_loader,
+)
+from mindtwins.segmentation.transforms import SegmentationTransform, TestTransform
+from mindtwins.segmentation.variants import (
+    create_segmentor,
+    segmentor_metadata,
+    settle_widths,
+)
+from mindtwins.tasks.recipe import asked_dialect, check_data, load_start, loader_options, read_start
+from mindtwins.training.distributed import World
+from mindtwins.training.losses import PixelCrossEntropy
+
+CLASSIFIERS = ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")
+
+
+def test_window(config: Config) -> Window | None:
+    """The sliding window of a recipe's test protocol; None where it sees pictures whole."""
+    return Window(config.test_crop, config.test_stride) if config.test_mode == "slide" else None
+
+
+class Segmentation:
+    """See `mindtwins.tasks.Task`."""
+
+    score_name = "mIoU"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def find_data(self, split: str) -> ImageLabelFolder:
+        """The pairs of a split, "train" or "val", under the names that the recipe gives it.
+
+        Raises:
+            UserError: folders are missing or empty, a file stands alone, or there are more or
+                fewer classes than `num_classes`.
+        """
+        config = self.config
+        check_data(config)
+        if config.dataset == "ade20k":
+            data = find_ade20k(config.data_dir, split)
+        elif config.dataset == "digits":
+            data = find_digits(write_segmentation_digits(config.data_dir), split)
+        else:
+            data = find_pairs(
+                config.data_dir,
+                getattr(config, f"{split}_split"),
+                read_class_list(config.class_names),
+                reduce_zero_label=config.ignore_label_zero,
+            )
+        if data.num_classes != config.num_classes:
+            raise UserError(
+                f"{data.root} has {data.num_classes} classes, but num_classes is "
+                f"{config.num_classes}: set it to {data.num_classes}"
+            )
+        return data
+
+    def check_same_classes(self, train: ImageLabelFolder, val: ImageLabelFolder) -> None:
+        """Both have the recipe's classes."""
+
+    def entries(self, data: ImageLabelFolder) -> Iterator[str]:
+        """`image labels`, paths relative to the folder of the images."""
+        for path, label_path in zip(data.paths, data.label_paths, strict=True):
+            yield f"{relpath(path, data.root)} {relpath(label_path, data.root)}"
+
+    def build_model(self, world: World) -> tuple[nn.Cell, dict]:
+        """The segmentor with its weights, and the metadata `create_segmentor` needs to load them.
+
+        Raises:
+            UserError: unknown model, or a checkpoint that does not fit.
+        """
+        config = self.config
+        checkpoint, recorded = read_start(config)
+        stated = (checkpoint.metadata or {}) if checkpoint is not None else {}
+        widths = settle_widths(
+            config.model, stated.get("channels"), stated.get("auxiliary_channels")
+        )
+        model = create_segmentor(
+            config.model,
+            config.num_classes,
+            drop_path_rate=config.drop_path_rate,
+            channels=widths.channels,
+            auxiliary_channels=widths.auxiliary_channels,
+            synchronise=world.size > 1,
+            **recorded | asked_dialect(config),
+        )
+        metadata = {
+            "format_version": 1,
+            **segmentor_metadata(config.model, config.num_classes, model.in_channels, widths),
+            "dialect": asdict(model.dialect),
+        }
+        if checkpoint is not None:
+            load_start(model, checkpoint, metadata, CLASSIFIERS if config.drop_head else ())
+        return set_precision(model, config.amp_level), metadata
+
+    def training_loader(self, data: ImageLabelFolder, world: World) -> TrainingLoader:
+        """This rank's augmented batches.
+
+        Raises:
+            UserError: fewer images than a global batch.
+        """
+        config = self.config
+        transform = SegmentationTransform(
+            config.image_size,
+            config.mean,
+            config.std,
+            scale=config.resize_scale,
+            ratio_range=config.resize_ratio,
+            category_max_ratio=config.category_max_ratio,
+            horizontal_flip=config.hflip,
+            colour_distortion=config.photometric_distortion,
+        )
+        return build_segmentation_training_loader(
+            data,
+            transform,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            accumulation=config.gradient_accumulation_steps,
+            **loader_options(config, world),
+        )
+
+    def loss(self) -> nn.Cell:
+        """Cross entropy per pixel, the auxiliary head's with a weight."""
+        auxiliary = settle_widths(self.config.model, None, None).auxiliary_channels > 0
+        return PixelCrossEntropy((1.0, self.config.auxiliary_weight) if auxiliary else (1.0,))
+
+    def evaluator(
+        self, model: nn.Cell, data: ImageLabelFolder, world: World
+    ) -> SegmentationEvaluator:
+        """Mean IoU, mean accuracy and pixel accuracy."""
+        config = self.config
+        loader = build_segmentation_loader(
+            data,
+            TestTransform(
+                config.mean, config.std, scale=config.resize_scale, ratios=config.test_ratios
+            ),
+            batch_size=config.eval_batch_size or config.batch_size,
+            **loader_options(config, world),
+        )
+        return SegmentationEvaluator(
+            model,
+            loader,
+            config.test_flip,
+            test_window(config),
+            world.is_main,
+            world.exchange,
+        )
+
+    def summary(self) -> str:
+        """Parameters per part."""
+        raise NotImplementedError

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindtwins.data.decode import UnreadableImage
+from mindtwins.errors import UserError
+from mindtwins.segmentation import ade20k
+from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs, read_class_list
+
+FIVE = tuple("abcde")
+
+
+def refused(message: str) -> object:
+    return pytest.raises(UserError, match=message)
+
+
+# What a pair holds -------------------------------------------------------------------------------
+
+
+def test_pairs(pairs: ImageLabelFolder, pair_folder: Path) -> None:
+    assert len(pairs) == 8
+    assert pairs.root == str(pair_folder / "images")
+    assert [Path(path).name for path in pairs.paths] == [f"{i}.jpg" for i in range(8)]
+    assert [Path(path).name for path in pairs.label_paths] == [f"{i}.png" for i in range(8)]
+    assert (pairs.classes, pairs.num_classes) == (FIVE, 5)
+    image, labels = pairs.read(1)
+    assert (image.mode, image.size, labels.shape) == ("RGB", (48, 64), (64, 48))
+    assert pairs.size(1) == (48, 64)
+    raw = np.asarray(Image.open(pairs.label_paths[1])).astype(int)
+    assert set(np.unique(raw)) == set(range(6))
+    np.testing.assert_array_equal(labels, np.where(raw == 0, 255, raw - 1))
+    assert labels.dtype == np.uint8
+
+
+def test_labels_from_zero(pair_folder: Path) -> None:
+    pairs = ImageLabelFolder(pair_folder / "images", pair_folder / "labels", (*FIVE, "f"))
+    raw = np.asarray(Image.open(pairs.label_paths[1]))
+    np.testing.assert_array_equal(pairs.read(1)[1], raw)
+
+
+@pytest.mark.parametrize("reduce_zero_label", [False, True])
+def test_255_is_ignored(pair_folder: Path, reduce_zero_label: bool) -> None:
+    labels = np.full((45, 60), 1, np.uint8)
+    labels[:3] = 255
+    Image.fromarray(labels).save(pair_folder / "labels" / "0.png")
+    pairs = ImageLabelFolder(
+        pair_folder / "images", pair_folder / "labels", FIVE, reduce_zero_label=reduce_zero_label
+    )
+    expected = np.where(labels == 255, 255, 0 if reduce_zero_label else 1)
+    np.testing.assert_array_equal(pairs.read(0)[1], expected)
+
+
+def test_most_classes(pair_folder: Path) -> None:
+    labels = np.arange(60 * 45).reshape(45, 60).astype(np.uint8)
+    Image.fromarray(labels).save(pair_folder / "labels" / "0.png")
+    folders = pair_folder / "images", pair_folder / "labels"
+    names = [str(number) for number in range(256)]
+    np.testing.assert_array_equal(ImageLabelFolder(*folders, names[:255]).read(0)[1], labels)
+    shifted = ImageLabelFolder(*folders, names[:254], reduce_zero_label=True).read(0)[1]
+    np.testing.assert_array_equal(shifted, np.where(labels == 255, 255, labels - np.uint8(1)))
+    for count in (0, 256):
+        with refused(f"{count} classes are named: a label file of 8 bits has room for 1 to 255"):
+            ImageLabelFolder(*folders, names[:count])
+
+
+def test_subfolders_and_other_files(pair_folder: Path) -> None:
+    for folder, extension in (("images", ".JPG"), ("labels", ".png")):
+        (pair_folder / folder / "town").mkdir()
+        source = pair_folder / folder / f"0{extension.lower()}"
+        source.rename(pair_folder / folder / "town" / f"x{extension}")
+    (pair_folder / "labels" / "1.json").write_text("not a label file")
+    pairs = ImageLabelFolder(pair_folder / "images", pair_folder / "labels", (*FIVE, "f"))
+    assert [str(Path(p).relative_to(pair_folder / "images")) for p in pairs.paths[-2:]] == [
+        "7.jpg",
+        "town/x.JPG",
+    ]
+    assert pairs.label_paths[-1] == str(pair_folder / "labels" / "town" / "x.png")
+
+
+def test_ade20k(pair_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "ade"
+    for kind, files in (("images", "images"), ("annotations", "labels")):
+        (root / kind).mkdir(parents=True)
+        (pair_folder / files).rename(root / kind / "training")
+    pairs = ade20k.find_ade20k(root, "train")
+    assert (len(pairs), pairs.num_classes, pairs.reduce_zero_label) == (8, 150, True)
+    assert find_pairs(root, "training", FIVE).paths == pairs.paths
+    with refused("images/validation of the images does not exist"):
+        ade20k.find_ade20k(root, "val")
+    with refused("data folder .*nowhere does not exist"):
+        ade20k.find_ade20k(tmp_path / "nowhere", "val")
+
+
+def test_ade20k_classes() -> None:
+    assert len(set(ade20k.CLASSES)) == len(ade20k.PALETTE) == 150
+    named = dict(zip(ade20k.CLASSES, ade20k.PALETTE, strict=True))
+    assert ade20k.CLASSES[:3] == ("wall", "building", "sky")
+    assert ade20k.CLASSES[44:46] == ("chest of drawers", "counter")
+    assert (named["wall"], named["sky"], named["flag"]) == (
+        (120, 120, 120),
+        (6, 230, 230),
+        (92, 0, 255),
+    )
+
+
+# Files that do not fit ---------------------------------------------------------------------------
+
+
+def test_image_without_labels_and_the_reverse(pair_folder: Path) -> None:
+    folders = pair_folder / "images", pair_folder / "labels"
+    (pair_folder / "labels" / "3.png").unlink()
+    with refused(rf"image {folders[0]}/3\.jpg has no label file in {folders[1]}: add it or"):
+        ImageLabelFolder(*folders, FIVE)
+    for number in (3, 4, 5):
+        (pair_folder / "images" / f"{number}.jpg").unlink()
+    with refused(rf"label file {folders[1]}/4\.png \(and 1 more\) has no image in {folders[0]}"):
+        ImageLabelFolder(*folders, FIVE)
+
+
+def test_two_images_of_one_name(pair_folder: Path) -> None:
+    Image.new("RGB", (60, 45)).save(pair_folder / "images" / "2.png")
+    with refused(r"images/2\.jpg and \S+images/2\.png have the same name"):
+        ImageLabelFolder(pair_folder / "images", pair_folder / "labels", FIVE)
+
+
+def test_empty_or_missing_folder(pair_folder: Path) -> None:
+    (pair_folder / "empty").mkdir()
+    with refused(r"the folder \S+/empty holds no images \(\.jpg, "):
+        ImageLabelFolder(pair_folder / "empty", pair_folder / "labels", FIVE)
+    with refused(r"the folder \S+/empty holds no label files \(\.png\)"):
+        ImageLabelFolder(pair_folder / "images", pair_folder / "empty", FIVE)
+    with refused(r"the folder \S+/no of the label files does not exist"):
+        ImageLabelFolder(pair_folder / "images", pair_folder / "no", FIVE)
+
+
+def save_depth(path: Path, bits: int) -> None:
+    """Write a greyscale PNG of fewer than 8 bits, which PIL cannot."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 60, 45, bits, 0, 0, 0, 0)
+    rows = (b"\0" + bytes(-(-60 * bits // 8))) * 45
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def palette(path: Path) -> None:
+    image = Image.new("P", (60, 45))
+    image.putpalette([0, 0, 0, 255, 0, 0] + [0] * 762)
+    image.save(path, bits=8)
+
+
+WRONG_KINDS = {
+    "8-bit RGB": lambda path: Image.new("RGB", (60, 45)).save(path),
+    "8-bit RGBA": lambda path: Image.new("RGBA", (60, 45)).save(path),
+    "8-bit greyscale with alpha": lambda path: Image.new("LA", (60, 45)).save(path),
+    "16-bit greyscale": lambda path: Image.new("I;16", (60, 45)).save(path),
+    "1-bit greyscale": lambda path: Image.new("1", (60, 45)).save(path),
+    "4-bit greyscale": lambda path: save_depth(path, 4),
+    "8-bit palette": palette,
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_KINDS)
+def test_wrong_kind_of_label_file(kind: str, pairs: ImageLabelFolder) -> None:
+    path = Path(pairs.label_paths[0])
+    WRONG_KINDS[kind](path)
+    advice = "save the class numbers as 8-bit greyscale"
+    if "palette" in kind:
+        advice = re.escape("PIL.Image.fromarray(numpy.asarray(image))")
+    with refused(f"label file {path} is a {kind} PNG: .*{advice}"):
+        pairs.read(0)
+
+
+def test_advice_for_palettes_helps(pairs: ImageLabelFolder) -> None:
+    path = pairs.label_paths[0]
+    values = np.asarray(Image.open(path))
+    image = Image.fromarray(values, "P")
+    image.putpalette([0, 0, 0, 255, 0, 0] + [0] * 762)
+    image.save(path)
+    with refused("palette"):
+        pairs.read(0)
+    Image.fromarray(np.asarray(Image.open(path))).save(path)
+    np.testing.assert_array_equal(pairs.read(0)[1] + np.uint8(1), values)
+
+
+def test_labels_out_of_range(pairs: ImageLabelFolder, pair_folder: Path) -> None:
+    path = pairs.label_paths[0]
+    labels = np.arange(60 * 45).reshape(45, 60) % 8
+    Image.fromarray(labels.astype(np.uint8)).save(path)
+    with refused(
+        f"label file {path} holds the labels 6, 7, but the 5 classes are numbered 1 to 5, "
+        "and 0 and 255 ignored: correct the file or the number of classes"
+    ):
+        pairs.read(0)
+    from_zero = ImageLabelFolder(pair_folder / "images", pair_folder / "labels", tuple("abcdefg"))
+    with refused("holds the label 7, but the 7 classes are numbered 0 to 6, and 255 ignored"):
+        from_zero.read(0)
+
+
+def test_sizes_that_differ(pairs: ImageLabelFolder) -> None:
+    Image.new("L", (45, 60)).save(pairs.label_paths[0])
+    message = rf"it is 60 x 45 pixels, but its label file {pairs.label_paths[0]} 45 x 60"
+    with pytest.raises(UnreadableImage, match=message):
+        pairs.read(0)
+
+
+def test_damaged_files(pairs: ImageLabelFolder) -> None:
+    image, labels = Path(pairs.paths[0]), Path(pairs.label_paths[0])
+    whole = labels.read_bytes()
+    for content in (b"", b"not a PNG file at all, but text", whole[:20]):
+        labels.write_bytes(content)
+        with pytest.raises(UnreadableImage, match=rf"{labels} is not a PNG file, or cut short"):
+            pairs.read(0)
+    for content in (whole[: len(whole) // 2], whole[:60] + b"\0\0\0\0" + whole[64:]):
+        labels.write_bytes(content)
+        with pytest.raises(UnreadableImage, match=f"its label file {labels}: "):
+            pairs.read(0)
+    labels.unlink()
+    with pytest.raises(UnreadableImage, match=f"its label file {labels}: No such file"):
+        pairs.read(0)
+    image.write_bytes(b"")
+    assert pairs.size(0) == (0, 0)
+    with pytest.raises(UnreadableImage):
+        pairs.read(0)
+
+
+# Class lists -------------------------------------------------------------------------------------
+
+
+def test_class_list(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("road\n traffic light \nÄcker\n\n", encoding="utf-8")
+    assert read_class_list(path) == ("road", "traffic light", "Äcker")
+    path.write_text("road\n\nsky\n")
+    with refused(r"classes\.txt, line 2 is empty: give one name per class and line"):
+        read_class_list(path)
+    path.write_text("road\nsky\nroad\n")
+    with refused(r"classes\.txt, line 3 repeats 'road'"):
+        read_class_list(path)
+    path.write_text("")
+    with refused(r"classes\.txt, line 1 is empty"):
+        read_class_list(path)
+    with refused(r"cannot read the class list .*no\.txt"):
+        read_class_list(tmp_path / "no.txt")

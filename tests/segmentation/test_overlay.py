@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindtwins.errors import UserError
+from mindtwins.segmentation.ade20k import PALETTE
+from mindtwins.segmentation.dataset import read_label_png
+from mindtwins.segmentation.overlay import distinct_colours, draw_overlay, write_labels
+
+NAMES = ("wall", "sky", "chest of drawers")
+COLOURS = ((120, 120, 120), (6, 230, 230), (200, 0, 30))
+
+
+def test_overlay(photograph: np.ndarray) -> None:
+    labels = np.zeros((427, 640), np.uint8)
+    labels[:300, :320] = 2
+    labels[:3] = 1
+    labels[420:] = 255
+    sheet = draw_overlay(Image.fromarray(photograph), labels, NAMES, COLOURS)
+    assert sheet.mode == "RGB" and sheet.height == 427 and 740 < sheet.width < 900
+    pixels = np.asarray(sheet)
+    colours = np.array([*COLOURS, (0, 0, 0)], float)[np.where(labels == 255, 3, labels)]
+    blended = 0.4 * photograph + 0.6 * colours
+    assert np.abs(pixels[:, :640] - blended).max() <= 1
+    # The legend's swatches: the largest class first.
+    middle = [tuple(pixels[8 + 10 + 20 * line, 640 + 14]) for line in range(5)]
+    assert middle == [COLOURS[0], COLOURS[2], (0, 0, 0), COLOURS[1], (255, 255, 255)]
+    assert (pixels[8:28, 640 + 30 :].min(axis=(0, 2)) < 100).any()  # there is text
+
+
+def test_long_legends_are_cut(photograph: np.ndarray) -> None:
+    labels = np.arange(150, dtype=np.uint8).repeat(10)[:1200].reshape(30, 40)
+    picture = Image.fromarray(photograph[:30, :40])
+    names = tuple(f"class {number}" for number in range(150))
+    pixels = np.asarray(draw_overlay(picture, labels, names, PALETTE))
+    assert pixels.shape[0] == 76  # a small picture still gets three lines
+    assert (pixels[30:, :40] == 255).all()
+    assert tuple(pixels[8 + 50, 40 + 14]) == (255, 255, 255)  # "and 118 more" has no colour
+
+
+def test_other_modes_and_sizes(photograph: np.ndarray) -> None:
+    picture = Image.fromarray(photograph).convert("L")
+    labels = np.zeros((427, 640), np.uint8)
+    assert draw_overlay(picture, labels, NAMES, COLOURS).mode == "RGB"
+    with pytest.raises(ValueError, match="the picture is"):
+        draw_overlay(picture, labels.T, NAMES, COLOURS)
+
+
+def test_distinct_colours() -> None:
+    colours = np.array(distinct_colours(40), float)
+    distances = np.linalg.norm(colours[:, None] - colours, axis=2) + 1e3 * np.eye(40)
+    assert distances.min() > 10
+    assert distances[:12, :12].min() > 60
+
+
+@pytest.mark.parametrize("reduce_zero_label", [False, True])
+def test_written_labels_are_read_back(reduce_zero_label: bool, tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).choice([0, 1, 149, 255], (20, 30)).astype(np.uint8)
+    write_labels(tmp_path / "x.png", labels, reduce_zero_label=reduce_zero_label)
+    values = read_label_png(str(tmp_path / "x.png"))
+    expected = np.where(labels == 255, 0, labels + 1) if reduce_zero_label else labels
+    np.testing.assert_array_equal(values, expected)
+    with pytest.raises(UserError, match="cannot write"):
+        write_labels(tmp_path / "no" / "x.png", labels)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+import mindtwins
+from mindtwins.checkpoint import save_checkpoint
+from mindtwins.errors import UserError
+from mindtwins.segmentation.pretrained import load_backbone
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """Saves a classifier and returns its tensors and the path."""
+
+    def classifier(name="svt_tiny", num_classes=5, **metadata):
+        model = mindtwins.create_model(name, num_classes)
+        tensors = {p.name: p.asnumpy() for p in model.get_parameters()}
+        metadata = {"variant": name, "num_classes": num_classes, "in_channels": 3} | metadata
+        save_checkpoint(tmp_path / "x.ckpt", tensors, metadata)
+        return tensors, tmp_path / "x.ckpt"
+
+    return classifier
+
+
+def values(segmentor):
+    return {p.name: p.asnumpy().copy() for p in segmentor.get_parameters()}
+
+
+@pytest.mark.parametrize("classes", [5, 0])
+@pytest.mark.parametrize("name", ["fpn_svt_tiny", "upernet_svt_tiny"])
+def test_every_tensor_is_accounted_for(classifier, name, classes):
+    tensors, path = classifier(num_classes=classes)
+    segmentor = mindtwins.create_segmentor(name, 3)
+    before = values(segmentor)
+    report = load_backbone(segmentor, path)
+    after = values(segmentor)
+    assert {*report.used, *report.left_out} == tensors.keys()
+    assert set(report.left_out) == {n for n in tensors if n.startswith(("norm.", "head."))}
+    assert {*report.fresh, *(f"backbone.{n}" for n in report.used)} == after.keys()
+    for name in report.used:
+        np.testing.assert_array_equal(after[f"backbone.{name}"], tensors[name])
+    for name in report.fresh:
+        np.testing.assert_array_equal(after[name], before[name])
+        assert name.startswith(("backbone.norm_list.", "neck.", "decode_head.", "auxiliary_head."))
+
+
+def test_the_report_in_words(classifier):
+    _, path = classifier()
+    text = str(load_backbone(mindtwins.create_segmentor("fpn_svt_tiny", 3), path))
+    assert text.splitlines() == [
+        f"backbone from {path}: 104 tensors used",
+        "left out: norm.gamma, norm.beta (the classifier's norm, which segmentation does not use)",
+        "left out: head.weight, head.bias (the classifier's head, which segmentation does not use)",
+        "initialised anew: backbone.norm_list, neck, decode_head (61 tensors)",
+    ]
+
+
+def test_the_dialect_stays_that_of_the_segmentor(classifier):
+    _, path = classifier(dialect={"block_epsilon": 1e-6})
+    segmentor = mindtwins.create_segmentor("fpn_svt_tiny", 3)
+    load_backbone(segmentor, path)
+    assert segmentor.dialect.block_epsilon == 1e-5
+
+
+def test_another_backbone(classifier):
+    _, path = classifier()
+    with pytest.raises(UserError, match=r"a checkpoint of variant svt_tiny \(asked for: pcpvt_sm"):
+        load_backbone(mindtwins.create_segmentor("fpn_pcpvt_small", 3), path)
+
+
+def test_a_segmentor(tmp_path):
+    segmentor = mindtwins.create_segmentor("fpn_svt_tiny", 3)
+    save_checkpoint(tmp_path / "x.ckpt", values(segmentor), {"task": "segmentation"})
+    with pytest.raises(UserError, match=r"task segmentation \(asked for: classification\)"):
+        load_backbone(segmentor, tmp_path / "x.ckpt")
+
+
+def test_a_tensor_that_does_not_fit(tmp_path, classifier):
+    tensors, path = classifier()
+    del tensors["blocks.0.0.norm1.gamma"]
+    save_checkpoint(path, tensors, {})
+    segmentor = mindtwins.create_segmentor("fpn_svt_tiny", 3)
+    with pytest.raises(UserError, match=r"it lacks backbone\.blocks\.0\.0\.norm1\.gamma$"):
+        load_backbone(segmentor, path)
+    save_checkpoint(path, tensors | {"surplus": np.ones(3, np.float32)}, {})
+    with pytest.raises(UserError, match=r"it has no use for backbone\.surplus$"):
+        load_backbone(segmentor, path)
