@@ -13,10 +13,11 @@ export GLOG_v ?= 3
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo bench test test-fast test-endurance test-oldest lint clean
+.PHONY: help install demo demo-seg bench test test-fast test-endurance test-oldest lint clean
 
 help:
 	@echo "make demo         train, validate, convert and classify on embedded data"
+	@echo "make demo-seg     the same for segmentation"
 	@echo "make test         formatting, linting and the test suite"
 	@echo "make test-fast    the suite without its slow sweeps"
 	@echo "make test-endurance  jobs that are killed and resumed again and again, for an hour"
@@ -24,7 +25,7 @@ help:
 	@echo "make bench        measures MindTwins beside PyTorch on this machine"
 	@echo "make clean        remove what these made"
 
-$(VENV)/installed: setup.py
+$(VENV)/installed: setup.py $(wildcard mindtwins/*/*.cpp mindtwins/layers/kernels/*.cpp mindtwins/layers/kernels/*.h)
 	@test -n "$(PYTHON)" || { echo "error: MindTwins needs Python 3.10, 3.11 or 3.12:" \
 		"install one, or name it with 'make PYTHON=...'" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +36,9 @@ install: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(BIN)/python demo.py
+
+demo-seg: $(VENV)/installed
+	$(BIN)/python demo.py --task segmentation
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.speed

@@ -1,11 +1,11 @@
-"""The main job on embedded data: train, validate, convert, classify.
+"""The main job on embedded data: train, validate, convert, and use the result.
 
-    python demo.py [--output_dir outputs/demo] [--pt_path alt_gvt_small.pth]
+    python demo.py [--task segmentation] [--output_dir outputs/demo] [--pt_path weights.pth]
 
 Each step is a command that anybody can run on data of their own; it is printed before it runs.
 Published weights cannot be shipped with the code, so unless --pt_path names a PyTorch checkpoint
-the conversion step makes one of random weights: it shows that nothing is lost, and its class
-numbers mean nothing.
+the conversion step makes one of random weights: it shows that nothing is lost, and the classes that
+it finds mean nothing.
 """
 
 from __future__ import annotations
@@ -22,62 +22,124 @@ from pathlib import Path
 
 from mindtwins.errors import UserError, run_cli
 
-CONFIG = "configs/svt_tiny_digits.yaml"
-
 
 def main(argv: list[str]) -> None:
+    """Run the demo of a task and print its table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo"))
+    parser.add_argument("--task", choices=DEMOS, default="classification")
+    parser.add_argument("--output_dir", type=Path, help="default: outputs/demo_<task>")
     parser.add_argument("--pt_path", type=Path, help="PyTorch checkpoint to convert")
     arguments = parser.parse_args(argv)
-    out = arguments.output_dir
+    out = arguments.output_dir or Path(f"outputs/demo_{arguments.task}")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
+    demo = Demo(out, arguments.pt_path)
+    DEMOS[arguments.task](demo)
+    demo.print_table()
 
-    digits, rows = out / "digits", []
 
-    def step(title: str, *command: object) -> None:
+class Demo:
+    """Runs commands and remembers how long each took and what came of it.
+
+    Attributes:
+        out: folder of everything that is written.
+        pt_path: the PyTorch checkpoint to convert; None for one of random weights.
+    """
+
+    def __init__(self, out: Path, pt_path: Path | None) -> None:
+        self.out = out
+        self.pt_path = pt_path
+        self._rows: list[tuple[str, str, str]] = []
+
+    def step(self, title: str, *command: object) -> None:
+        """Print a command and run it; `add_result` says what came of it."""
         words = ["python", *map(str, command)]
         print(f"\n== {title}\n$ {shlex.join(words)}", flush=True)
         started = time.perf_counter()
         if subprocess.run([sys.executable, *words[1:]]).returncode:
             raise UserError(f"the demo stopped: `{shlex.join(words)}` failed, see above")
-        rows.append([title, f"{time.perf_counter() - started:.0f} s", ""])
+        self._rows.append((title, f"{time.perf_counter() - started:.0f} s", ""))
 
-    step("train on digits", "train.py", "-c", CONFIG, "--output_dir", digits)
-    step(
-        "validate the checkpoint",
-        *("validate.py", "-c", CONFIG, "--ckpt_path", digits / "best.ckpt"),
-        *("--output_json", out / "validation.json"),
-    )
-    validation = json.loads((out / "validation.json").read_text())
-    rows[-1][2] = f"top-1 {validation['top1']:.2f} % of {validation['images']} held-out images"
+    def add_result(self, result: str) -> None:
+        """What came of the last step."""
+        self._rows[-1] = (*self._rows[-1][:2], result)
 
-    source = arguments.pt_path or write_random_checkpoint(out / "alt_gvt_small.pth")
-    converted, report = out / "converted.ckpt", out / "conversion.json"
-    step(
-        "convert from PyTorch",
-        *("convert/pt2ms.py", "--pt_path", source, "--ckpt_path", converted),
-        *("--verify", "--report", report),
-    )
-    rows[-1][2] = describe_conversion(json.loads(report.read_text()))
+    def train_and_validate(self, config: str) -> dict:
+        """Train a recipe and evaluate its best weights; the evaluation's result."""
+        trained, validation = self.out / "trained", self.out / "validation.json"
+        self.step("train", "train.py", "-c", config, "--output_dir", trained)
+        epochs = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+        losses = f"{epochs[0]['train_loss']:.2f} to {epochs[-1]['train_loss']:.2f}"
+        self.add_result(f"{len(epochs)} epochs, mean loss {losses}")
+        self.step(
+            "validate the checkpoint",
+            *("validate.py", "-c", config, "--ckpt_path", trained / "best.ckpt"),
+            *("--output_json", validation),
+        )
+        return json.loads(validation.read_text())
 
-    predictions = out / "predictions.json"
-    step(
+    def convert(self, name: str) -> Path:
+        """Convert the PyTorch checkpoint, or a random one of this model, and verify it."""
+        source = self.pt_path or write_random_checkpoint(name, self.out / f"{name}.pth")
+        converted, report = self.out / "converted.ckpt", self.out / "conversion.json"
+        self.step(
+            "convert from PyTorch",
+            *("convert/pt2ms.py", "--pt_path", source, "--ckpt_path", converted),
+            *("--verify", "--report", report),
+        )
+        self.add_result(describe_conversion(json.loads(report.read_text())))
+        return converted
+
+    def print_table(self) -> None:
+        """All steps, their times and results."""
+        width = max(len(title) for title, _, _ in self._rows)
+        print(f"\n{'step':<{width}}  {'time':>5}  result")
+        for title, seconds, result in self._rows:
+            print(f"{title:<{width}}  {seconds:>5}  {result}")
+
+
+def classification(demo: Demo) -> None:
+    """Handwritten digits; then two photographs with a converted SVT-S."""
+    found = demo.train_and_validate("configs/svt_tiny_digits.yaml")
+    demo.add_result(f"top-1 {found['top1']:.2f} % of {found['images']} held-out images")
+    converted = demo.convert("svt_small")
+    predictions = demo.out / "predictions.json"
+    demo.step(
         "classify two photographs",
         *("infer.py", "--ckpt_path", converted, "--output_json", predictions),
         *("--images", resources.files("sklearn.datasets.images")),
     )
-    found = json.loads(predictions.read_text())
-    rows[-1][2] = ", ".join(
-        f"{Path(image['file']).name}: class {image['classes'][0]}" for image in found
+    classes = [
+        f"{Path(image['file']).name}: class {image['classes'][0]}"
+        for image in json.loads(predictions.read_text())
+    ]
+    demo.add_result(", ".join(classes))
+
+
+def segmentation(demo: Demo) -> None:
+    """Handwritten digits on textures; then a converted UPerNet SVT-S."""
+    config = "configs/fpn_svt_tiny_digits.yaml"
+    found = demo.train_and_validate(config)
+    demo.add_result(
+        f"mIoU {found['miou']:.2f} %, pixels {found['aacc']:.2f} % of {found['images']} held-out"
+        " images"
     )
-    width = max(len(title) for title, _, _ in rows)
-    print(f"\n{'step':<{width}}  {'time':>5}  result")
-    for title, seconds, result in rows:
-        print(f"{title:<{width}}  {seconds:>5}  {result}")
+    pictures, images = demo.out / "segmented", demo.out / "some_images"
+    images.mkdir()
+    for path in sorted(Path("data/segmentation_digits/images/validation").iterdir())[:4]:
+        shutil.copy(path, images)
+    demo.step(
+        "segment images",
+        *("infer.py", "-c", config, "--ckpt_path", demo.out / "trained/best.ckpt"),
+        *("--images", images, "--output_dir", pictures),
+    )
+    demo.add_result(f"see {pictures}/*_overlay.png")
+    demo.convert("upernet_svt_small")
+
+
+DEMOS = {"classification": classification, "segmentation": segmentation}
 
 
 def describe_conversion(report: dict) -> str:
@@ -91,14 +153,20 @@ def describe_conversion(report: dict) -> str:
     )
 
 
-def write_random_checkpoint(path: Path) -> Path:
-    """A PyTorch SVT-S state dict in the official layout, of seeded random weights."""
+def write_random_checkpoint(name: str, path: Path) -> Path:
+    """A PyTorch state dict of seeded random weights: official classifier, MMSegmentation's head."""
     import torch
 
+    from mindtwins import list_models
     from mindtwins.reference import create_reference
+    from mindtwins.reference.segmentation import create_segmentation_reference
     from mindtwins.reference.weights import randomise
 
-    torch.save({"model": randomise(create_reference("svt_small")).state_dict()}, path)
+    if name in list_models():
+        content = {"model": randomise(create_reference(name)).state_dict()}
+    else:
+        content = {"state_dict": randomise(create_segmentation_reference(name)).state_dict()}
+    torch.save(content, path)
     print(f"\nwrote {path}: random weights, since no published ones can be shipped")
     return path
 

@@ -24,7 +24,6 @@ from mindtwins.errors import UserError, run_cli
 from mindtwins.evaluation import predict as classification
 from mindtwins.execution import use_device
 from mindtwins.files import atomic_write
-from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation import predict as segmentation
 from mindtwins.segmentation.transforms import TestTransform
 from mindtwins.tasks import create_task
@@ -114,7 +113,7 @@ def class_names(config: InferConfig) -> Sequence[str]:
     """One name per class: the lines of `class_names`, those of a known data set, or numbers."""
     if not config.class_names:
         if config.task == "segmentation":
-            for known in (ade20k.CLASSES, digits.CLASSES):
+            for known in segmentation.PALETTES:
                 if len(known) == config.num_classes:
                     return known
         return [f"class {i}" for i in range(config.num_classes)]

@@ -14,12 +14,20 @@ KERNELS = Extension(
     extra_link_args=["-pthread"],
     optional=True,
 )
+# Pillow's resize of a part of a picture; it runs on any processor of the architecture.
+RESAMPLE = Extension(
+    "mindtwins.data._resample",
+    ["mindtwins/data/resample.cpp"],
+    language="c++",
+    extra_compile_args=["-std=c++17", "-O3"],
+    optional=True,
+)
 
 setup(
     name="mindtwins",
     version="0.1.0",
     description="Twins vision transformers (PCPVT and SVT) on MindSpore, with PyTorch's answers",
-    ext_modules=[KERNELS],
+    ext_modules=[KERNELS, RESAMPLE],
     packages=find_packages(include=["mindtwins", "mindtwins.*"]),
     # MindSpore 2.10 has wheels for 3.9 to 3.12, torch 2.13 for 3.10 and up.
     python_requires=">=3.10,<3.13",

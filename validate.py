@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mindtwins.config import ValidateConfig, parse_config
@@ -51,7 +50,9 @@ def evaluate(config: ValidateConfig, task: Task) -> None:
     skipped = world.total("skipped", evaluator.skipped)
     if not world.is_main:
         return
-    print(f"{metrics}, {metrics.images} images, {images_per_second:.1f} images/s")
+    print(
+        f"{task.report(metrics, data)}, {metrics.images} images, {images_per_second:.1f} images/s"
+    )
     if skipped:
         print(f"{skipped} unreadable images were left out")
     if config.output_json:
@@ -59,7 +60,7 @@ def evaluate(config: ValidateConfig, task: Task) -> None:
             "model": config.model,
             "ckpt_path": config.ckpt_path,
             "data": data.root,
-            **asdict(metrics),
+            **task.result(metrics, data),
             "images_per_second": images_per_second,
         }
         with atomic_write(config.output_json) as file:

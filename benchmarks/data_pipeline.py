@@ -3,10 +3,11 @@
     python benchmarks/data_pipeline.py [--data_dir FOLDER] [--workers 2] [--batch_size 32]
 
 Both sides decode, transform and stack the same files with the same callables and workers, without
-mixing; they take turns, and the table shows each side's median over the rounds, starting and
-stopping the workers included. The processor time per image, over all of a side's processes, is the
-steadier figure on a machine that is busy with other things. Without --data_dir the images are crops
-of scikit-learn's two photographs in about ImageNet's mean size.
+mixing, but torch's workers leave all resizing to Pillow. They take turns, and the table shows each
+side's median over the rounds, starting and stopping the workers included. The processor time per
+image, over all of a side's processes, is the steadier figure on a machine that is busy with other
+things. Without --data_dir the images are crops of scikit-learn's two photographs in about
+ImageNet's mean size.
 """
 
 from __future__ import annotations
@@ -34,12 +35,18 @@ from mindtwins.data import (
     TrainingTransform,
     build_evaluation_loader,
     build_training_loader,
+    resample,
 )
 from mindtwins.data.decode import read_rgb
 from mindtwins.data.randomness import sample_generator
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEED = 0
+
+
+def resize_with_pillow(worker: int) -> None:
+    """Make a worker process of torch's do without MindTwins' C++ code."""
+    resample._pass_order = lambda: None
 
 
 class TorchDataset(torch.utils.data.Dataset):
@@ -102,7 +109,11 @@ def measure(
 
     def torch_batches(work: Callable[[Image.Image, int], np.ndarray]) -> Iterator[int]:
         loader = torch.utils.data.DataLoader(
-            TorchDataset(folder, work), batch_size, num_workers=workers, drop_last=True
+            TorchDataset(folder, work),
+            batch_size,
+            num_workers=workers,
+            drop_last=True,
+            worker_init_fn=resize_with_pillow,
         )
         return (len(labels) for _, labels in loader)
 
@@ -167,6 +178,7 @@ def main(argv: list[str]) -> None:
         folder = ImageFolder(options.data_dir or temporary)
         medians = measure(folder, options.batch_size, options.workers, options.rounds)
     print(f"{len(folder)} images, {options.workers} workers, batch {options.batch_size}")
+    print(f"resizing in C++: {'active' if resample.available() else 'not built'}")
     print(f"{'transform':<12}{'loader':<24}{'images/s':>10}{'CPU ms/image':>14}")
     for (transform, loader), rate in medians.items():
         print(

@@ -89,7 +89,8 @@ class ModelSection:
     )
     pretrained_backbone: str = option(
         "",
-        "segmentation: classification checkpoint whose backbone to start from",
+        "segmentation: classification checkpoint whose backbone to start from (not with "
+        "ckpt_path)",
         free=True,
     )
     drop_path_rate: float = option(
@@ -425,6 +426,10 @@ class Config(
             )
         if self.drop_head and not self.ckpt_path:
             raise UserError("drop_head needs ckpt_path, the checkpoint whose head is left out")
+        if self.pretrained_backbone and (self.ckpt_path or self.task != "segmentation"):
+            raise UserError(
+                "pretrained_backbone is for segmentation without ckpt_path, which holds a backbone"
+            )
         if self.dataset == "list" and not self.val_list:
             raise UserError("dataset: list needs val_list (and train_list to train)")
         if self.dataset == "pairs" and not self.class_names:

@@ -48,7 +48,9 @@ def test_on_gpu_float32_means_float32_unless_tf32_is_allowed(allow_tf32: bool, m
     settings = {}
     precision = ms.device_context.gpu.op_precision
     for name in ("matmul_allow_tf32", "conv_allow_tf32"):
-        monkeypatch.setattr(precision, name, lambda value, name=name: settings.update({name: value}))
+        monkeypatch.setattr(
+            precision, name, lambda value, name=name: settings.update({name: value})
+        )
     monkeypatch.setattr(ms, "set_device", lambda target: settings.update(device=target))
     if allow_tf32:
         use_device("GPU", allow_tf32=True)

@@ -1,1 +1,1 @@
-"""What `benchmarks/gpu.py` runs: measurements on a device, each framework in processes of its own."""
+"""What `benchmarks/gpu.py` runs, each framework in processes of its own."""

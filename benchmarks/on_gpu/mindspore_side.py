@@ -7,6 +7,8 @@ import platform
 import re
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import mindspore as ms
@@ -28,7 +30,7 @@ from benchmarks.on_gpu.inputs import (
 )
 from benchmarks.on_gpu.operations import measure, wait
 from benchmarks.on_gpu.roofline import count_operators, find_peaks, floor_seconds
-from benchmarks.on_gpu.timing import median_seconds
+from benchmarks.on_gpu.timing import exclusive, median_seconds
 from benchmarks.on_gpu.workers import emit, serve
 from mindtwins.execution import set_precision, use_device
 from mindtwins.models.twins import StagesAndLogits
@@ -64,9 +66,11 @@ def environment(device: str) -> None:
 
 
 def run_check(device: str) -> None:
-    """MindSpore's own check; what it prints is reported where it fails."""
+    """MindSpore's own check, which prints whether it failed instead of raising."""
     use_device(device)
-    ms.run_check()
+    with redirect_stdout(StringIO()) as printed:
+        ms.run_check()
+    emit(said=" ".join(printed.getvalue().split()))
 
 
 def parity(
@@ -136,7 +140,7 @@ def _amplify(model: nn.Cell) -> None:
 
 
 def speed(
-    device: str, precision: str, what: str, cases: list[list], card: str, seconds: float
+    device: str, precision: str, what: str, cases: list[list], card: str, seconds: float, lock: str
 ) -> None:
     """Seconds per call, peak memory, and the floor of the card's data sheet; see `torch_side`."""
     use_device(device, allow_tf32=precision == "tf32")
@@ -154,7 +158,8 @@ def speed(
             call()
             wait()
             first = time.perf_counter() - started
-            taken = median_seconds(call, wait, seconds)
+            with exclusive(lock):
+                taken = median_seconds(call, wait, seconds)
             if peaks and what == "inference" and getattr(peaks, precision):
                 row["floor"] = floor_seconds(count_operators(name, size, batch), peaks, precision)
             peak = ms.runtime.max_memory_allocated()
@@ -210,10 +215,12 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:120] or repr(error)
 
 
-def formulations(device: str, half: bool, batch: int, size: int, seconds: float) -> None:
+def formulations(
+    device: str, half: bool, batch: int, size: int, seconds: float, every: int, lock: str
+) -> None:
     """Each operation in every formulation; see `operations.measure`."""
     use_device(device)
-    measure(half, batch, size, seconds)
+    measure(half, batch, size, seconds, every, lock)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
-from benchmarks.on_gpu.timing import median_seconds
+from benchmarks.on_gpu.timing import exclusive, median_seconds
 from benchmarks.on_gpu.workers import emit
 from mindtwins import layers
 from mindtwins.layers.device import FORMULATIONS
@@ -63,7 +63,7 @@ class Gradient(nn.Cell):
 
 
 def wait() -> None:
-    """Until the device is idle; a CPU, where nothing here is measured in earnest, has no streams."""
+    """Until the device is idle. Not on a CPU: there this is tried out, not measured."""
     if ms.get_current_device().device_target != "CPU":
         ms.runtime.synchronize()
 
@@ -132,20 +132,23 @@ def _patches(inputs: int, outputs: int, kernel: int) -> Callable[[], nn.Cell]:
     return _bind(layers.PatchConv, inputs, outputs, kernel)
 
 
-def measure(half: bool, batch: int, size: int, seconds: float) -> None:
-    """Report seconds of forward, and of forward with backward, for each case and formulation."""
-    for case in cases(batch, size):
+def measure(half: bool, batch: int, size: int, seconds: float, every: int, lock: str) -> None:
+    """Report seconds of forward, and of forward with backward, for each case and formulation.
+
+    Of the cases only each `every`th. `lock`: see `timing.exclusive`.
+    """
+    for case in cases(batch, size)[::every]:
         for formulation in DEVICE_FORMULATIONS if case.differs else DEVICE_FORMULATIONS[:1]:
             row = {"label": case.label, "formulation": formulation if case.differs else "only one"}
             try:
                 with layers.use_formulation(formulation):
-                    forward, both = _measure_one(case, half, seconds)
+                    forward, both = _measure_one(case, half, seconds, lock)
                 emit(**row, forward=forward, both=both)
             except Exception as error:
                 emit(**row, problem=str(error).strip().partition("\n")[0][:120] or repr(error))
 
 
-def _measure_one(case: Case, half: bool, seconds: float) -> tuple[float, float]:
+def _measure_one(case: Case, half: bool, seconds: float, lock: str) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     dtype = ms.float16 if half else ms.float32
     inputs = [
@@ -156,7 +159,9 @@ def _measure_one(case: Case, half: bool, seconds: float) -> tuple[float, float]:
     if half:
         cell.to_float(ms.float16)
     sensitivity, gradient = cell(*inputs), Gradient(cell)
-    return (
-        median_seconds(lambda: cell(*inputs), wait, seconds),
-        median_seconds(lambda: gradient(sensitivity, *inputs), wait, seconds),
-    )
+    gradient(sensitivity, *inputs)  # to compile it
+    with exclusive(lock):
+        return (
+            median_seconds(lambda: cell(*inputs), wait, seconds),
+            median_seconds(lambda: gradient(sensitivity, *inputs), wait, seconds),
+        )

@@ -49,8 +49,8 @@ class Peaks(NamedTuple):
     source: str
 
 
-# By what the driver calls the card, the first that its name ("NVIDIA H200") contains. The sheets of Hopper cards
-# state the tensor cores' rates with sparsity, twice those here.
+# By what the driver calls the card, the first that its name ("NVIDIA H200") contains. The sheets of
+# Hopper cards state the tensor cores' rates with sparsity, twice those here.
 PEAKS = {
     " H200 NVL": Peaks(60e12, 417.5e12, 835.5e12, 4.8e12, "NVIDIA H200 data sheet (NVL)"),
     " H200": Peaks(67e12, 494.5e12, 989.5e12, 4.8e12, "NVIDIA H200 data sheet (SXM)"),

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 WARM_UPS = 2
 SHORTEST = 0.03  # seconds between two looks at the clock
 ROUNDS = 15
+
+
+@contextmanager
+def exclusive(lock: str) -> Iterator[None]:
+    """Keep other workers from measuring meanwhile; they may compile. `lock` is a file's path."""
+    with open(lock, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def median_seconds(

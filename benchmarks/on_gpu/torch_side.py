@@ -23,7 +23,7 @@ from benchmarks.on_gpu.inputs import (
     targets,
     weights_file,
 )
-from benchmarks.on_gpu.timing import median_seconds
+from benchmarks.on_gpu.timing import exclusive, median_seconds
 from benchmarks.on_gpu.workers import emit, serve
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import amplify, randomise
@@ -70,7 +70,13 @@ def _on_host(outputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 def speed(
-    device: str, precision: str, what: str, cases: list[list], compiled: bool, seconds: float
+    device: str,
+    precision: str,
+    what: str,
+    cases: list[list],
+    compiled: bool,
+    seconds: float,
+    lock: str,
 ) -> None:
     """Seconds per call and peak memory, eager or compiled; fp16 as `half()`, autocast in training.
 
@@ -81,6 +87,7 @@ def speed(
         cases: (model, image size, batch).
         compiled: use torch.compile.
         seconds: to measure each.
+        lock: see `timing.exclusive`.
     """
     place = _device("cuda" if device == "GPU" else "cpu", precision)
     work = {"inference": _inference, "training": _training}[what]
@@ -94,7 +101,8 @@ def speed(
             call()
             _synchronise(place)
             first = time.perf_counter() - started
-            taken = median_seconds(call, lambda: _synchronise(place), seconds)
+            with exclusive(lock):
+                taken = median_seconds(call, lambda: _synchronise(place), seconds)
             peak = torch.cuda.max_memory_allocated() if place.type == "cuda" else 0
             emit(**row, seconds=taken, first=first, peak=peak)
         except Exception as error:

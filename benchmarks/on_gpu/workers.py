@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MARK = "@result "
+LINES_KEPT = 400
+_EXCEPTION = re.compile(r"(\w+\.)*\w*(Error|Exception|Interrupt)\b")
 
 
 @dataclass
@@ -73,7 +76,8 @@ def torch_environment(python: str) -> dict[str, str]:
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(kept)
     paths = environment.get("PYTHONPATH", "").split(os.pathsep) if python == sys.executable else []
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, paths)])
-    return environment
+    # Threads that spin while they wait starve whatever else this run has going on.
+    return {"OMP_WAIT_POLICY": "passive"} | environment
 
 
 class Worker:
@@ -112,7 +116,7 @@ class Worker:
             if mark:
                 self._report.rows.append(json.loads(result))
             if before.strip():
-                self._last_words = [*self._last_words[-39:], before.strip()]
+                self._last_words = [*self._last_words[1 - LINES_KEPT :], before.strip()]
 
     def result(self, seconds: float) -> Report:
         """Wait for the worker, and end it with all it started once the time is over."""
@@ -138,7 +142,8 @@ def describe_failure(code: int, output: list[str]) -> str:
     """One line on a process that failed: its exception, else its last words."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
+    output = [line for line in output if line.strip()]
     for line in reversed(output):
-        if ("Error" in line or "Exception" in line) and ":" in line:
+        if _EXCEPTION.match(line):
             return line[:160]
     return (output[-1] if output else f"exit code {code}")[:160]

@@ -81,12 +81,15 @@ def to_torch(checkpoint: Checkpoint, layout: Layout) -> dict[str, np.ndarray]:
     Raises:
         UserError: the checkpoint is not a complete Twins model that the layout has names for.
     """
-    tensors = checkpoint.tensors
     kind = KINDS[layout.task]
-    theirs = {name: layout.to_theirs(name, tensors) for name in tensors}
-    names = {name: (name,) if theirs[name] else () for name in tensors}
-    classes = _count_classes(kind, tensors, names)
-    fit = _fit(kind, checkpoint.path, tensors, names, None, classes, without_head=False)
+    names = {name: (name,) for name in checkpoint.tensors}
+    classes = _count_classes(kind, checkpoint.tensors, names)
+    fit = _fit(kind, checkpoint.path, checkpoint.tensors, names, None, classes, without_head=False)
+    theirs = {name: layout.to_theirs(name, fit.tensors) for name in fit.tensors}
+    if nameless := [name for name in theirs if theirs[name] is None]:
+        raise UserError(
+            f"{checkpoint.path} holds what {layout.project} has no name for: {', '.join(nameless)}"
+        )
     return {
         name: np.concatenate([fit.tensors[part] for part in layout.to_ours(name)])
         for name in dict.fromkeys(theirs.values())

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mindtwins.data.normalise import Normalise
+from mindtwins.data.resample import resize_part
 
 
 def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -32,9 +33,13 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
         left, top = missing_width // 2, missing_height // 2
         border = (left, top, missing_width - left, missing_height - top)
         image = ImageOps.expand(image, border)
-    left = round((image.width - size) / 2)
-    top = round((image.height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+    return image.crop(centre_box(image.width, image.height, size))
+
+
+def centre_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+    """Return the (left, top, right, bottom) of the central square of a picture that holds it."""
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return left, top, left + size, top + size
 
 
 class EvaluationTransform:
@@ -57,6 +62,8 @@ class EvaluationTransform:
     def __call__(self, image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
         """Return the normalised centre of the picture, in `out` if that is given."""
         size = resized_size(image.width, image.height, self.short_side)
-        if size != image.size:
+        if min(size) < self.image_size:
             image = image.resize(size, Image.Resampling.BICUBIC)
-        return self.normalise(centre_crop(image, self.image_size), out)
+            return self.normalise(centre_crop(image, self.image_size), out)
+        box = centre_box(*size, self.image_size)
+        return self.normalise(resize_part(image, size, box, Image.Resampling.BICUBIC), out)

@@ -15,6 +15,7 @@ from PIL import Image, ImageEnhance
 from mindtwins.data.normalise import Normalise
 from mindtwins.data.rand_augment import parse_rand_augment
 from mindtwins.data.random_erasing import RandomErasing
+from mindtwins.data.resample import resize_part
 from mindtwins.errors import UserError
 
 CROP_ATTEMPTS = 10
@@ -124,7 +125,10 @@ class TrainingTransform:
         """Return the augmented, normalised picture, in `out` if that is given."""
         interpolation = self.interpolations[rng.integers(len(self.interpolations))]
         box = random_crop_box(image.width, image.height, self.scale, self.ratio, rng)
-        image = image.crop(box).resize((self.image_size, self.image_size), interpolation)
+        size = self.image_size, self.image_size
+        image = Image.fromarray(
+            np.ascontiguousarray(resize_part(image.crop(box), size, (0, 0, *size), interpolation))
+        )
         if rng.random() < self.horizontal_flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.change_colors is not None:

@@ -57,10 +57,12 @@ def _patches_times_matrix(x: Tensor, weight: Tensor, kernel: int) -> Tensor:
     rows, columns = height // kernel, width // kernel
     x = crop_top_left(x, rows * kernel, columns * kernel)
     x = ops.reshape(x, (-1, rows, kernel, columns, kernel, channels))
-    patches = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, kernel * kernel * channels))
-    # (out, in, kh, kw) -> (kh, kw, in, out): the order in which a patch lies in memory.
-    matrix = ops.reshape(ops.transpose(weight, (2, 3, 1, 0)), (-1, weight.shape[0]))
-    return ops.reshape(ops.matmul(patches, matrix), (-1, rows, columns, weight.shape[0]))
+    # A patch's numbers in the order (in, kh, kw), as the weight has them: transposing the weight
+    # instead would cost as much as all patches of a small batch.
+    patches = ops.reshape(ops.transpose(x, (0, 1, 3, 5, 2, 4)), (-1, channels * kernel * kernel))
+    matrix = ops.reshape(weight, (weight.shape[0], -1))
+    product = ops.MatMul(transpose_b=True)(patches, matrix)
+    return ops.reshape(product, (-1, rows, columns, weight.shape[0]))
 
 
 def _patch_conv_matmul(x: Tensor, weight: Tensor, bias: Tensor, kernel: int) -> Tensor:

@@ -42,10 +42,16 @@ class SegmentationMetrics:
         return {"miou": self.miou, "macc": self.macc, "aacc": self.aacc}
 
     def __str__(self) -> str:
-        return (
-            f"mIoU {self.miou:.2f} %, mAcc {self.macc:.2f} %, aAcc {self.aacc:.2f} % "
-            f"of {self.images} images"
-        )
+        return f"mIoU {self.miou:.2f} %, mAcc {self.macc:.2f} %, aAcc {self.aacc:.2f} %"
+
+    def result(self, classes: Sequence[str]) -> dict:
+        """All numbers for a JSON file, those per class by name; None where a class is absent."""
+
+        def by_name(values: Sequence[float]) -> dict[str, float | None]:
+            return {n: None if np.isnan(v) else v for n, v in zip(classes, values, strict=True)}
+
+        per_class = {"iou": by_name(self.iou), "accuracy": by_name(self.accuracy)}
+        return {**self.record(), "images": self.images, **per_class}
 
     def table(self, classes: Sequence[str]) -> str:
         """The classes with their IoU and accuracy, and the means, as text.

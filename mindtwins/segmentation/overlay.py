@@ -15,9 +15,12 @@ from mindtwins.files import atomic_write
 from mindtwins.segmentation.dataset import IGNORED
 
 Colour = tuple[int, int, int]
+NEAREST = Image.Resampling.NEAREST
 
 OPACITY = 0.6
 UNNAMED: Colour = (0, 0, 0)  # of pixels without a class
+# Smaller pictures are enlarged by a whole factor, so that there is something to see.
+LEAST_SIDE = 256
 # The legend, in pixels.
 LINE, MARGIN, SWATCH, FONT = 20, 8, 12, 13
 
@@ -39,7 +42,7 @@ def draw_overlay(
     """Return the picture with its classes in colour, and a legend on its right.
 
     The legend names the classes with their part of the picture, the largest first, as many as its
-    height has room for.
+    height has room for. Pictures with both sides below 256 pixels are enlarged by a whole factor.
 
     Args:
         picture: of any mode.
@@ -62,11 +65,13 @@ def draw_overlay(
         (tuple(table[c].tolist()), f"{names[c]}  {_percent(areas[c] / labels.size)}")
         for c in present
     ]
-    height = max(picture.height, 3 * LINE + 2 * MARGIN)
+    factor = -(-LEAST_SIDE // max(picture.size))
+    coloured = coloured.resize((factor * picture.width, factor * picture.height), NEAREST)
+    height = max(coloured.height, 3 * LINE + 2 * MARGIN)
     legend = _legend(lines, height)
-    sheet = Image.new("RGB", (picture.width + legend.width, height), "white")
+    sheet = Image.new("RGB", (coloured.width + legend.width, height), "white")
     sheet.paste(coloured, (0, 0))
-    sheet.paste(legend, (picture.width, 0))
+    sheet.paste(legend, (coloured.width, 0))
     return sheet
 
 

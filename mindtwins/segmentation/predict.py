@@ -11,10 +11,13 @@ from tqdm import tqdm
 
 from mindtwins.data.decode import read_picture
 from mindtwins.files import atomic_write
-from mindtwins.segmentation.ade20k import CLASSES, PALETTE
+from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.inference import Window, predict_labels
 from mindtwins.segmentation.overlay import distinct_colours, draw_overlay, write_labels
 from mindtwins.segmentation.transforms import TestTransform
+
+# The usual colours of known classes.
+PALETTES = {known.CLASSES: known.PALETTE for known in (ade20k, digits)}
 
 
 def segment(
@@ -42,7 +45,7 @@ def segment(
         UserError: a file is no readable image, or the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    palette = PALETTE if tuple(names) == CLASSES else distinct_colours(len(names))
+    palette = PALETTES.get(tuple(names)) or distinct_colours(len(names))
     results = []
     for file in tqdm(files, unit="image", leave=False, disable=None):
         picture = read_picture(file)

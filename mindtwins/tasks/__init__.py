@@ -91,6 +91,12 @@ class Task(Protocol):
     def evaluator(self, model: nn.Cell, data: DataSet, world: World) -> Evaluator:
         """Evaluates a model on the data, shared by the ranks."""
 
+    def report(self, metrics: Metrics, data: DataSet) -> str:
+        """An evaluation's result in words, in detail."""
+
+    def result(self, metrics: Metrics, data: DataSet) -> dict:
+        """An evaluation's result for a JSON file."""
+
     def summary(self) -> str:
         """The model's parameters and multiply-adds as a table."""
 

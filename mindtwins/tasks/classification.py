@@ -23,7 +23,7 @@ from mindtwins.data import (
     write_digits,
 )
 from mindtwins.errors import UserError
-from mindtwins.evaluation import Evaluator
+from mindtwins.evaluation import Evaluator, Metrics
 from mindtwins.execution import set_precision
 from mindtwins.models import create_model
 from mindtwins.models.complexity import format_summary
@@ -156,6 +156,14 @@ class Classification:
             **loader_options(config, world),
         )
         return Evaluator(model, loader, world.is_main, world.exchange)
+
+    def report(self, metrics: Metrics, data: ImageFolder) -> str:
+        """One line."""
+        return str(metrics)
+
+    def result(self, metrics: Metrics, data: ImageFolder) -> dict:
+        """Top-1, top-5, loss and the number of images."""
+        return asdict(metrics)
 
     def summary(self) -> str:
         """Parameters and multiply-adds per stage."""

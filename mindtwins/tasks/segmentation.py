@@ -13,6 +13,7 @@ from mindtwins.data import TrainingLoader
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
 from mindtwins.segmentation.ade20k import find_ade20k
+from mindtwins.segmentation.complexity import format_summary
 from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs, read_class_list
 from mindtwins.segmentation.digits import find_digits, write_segmentation_digits
 from mindtwins.segmentation.evaluator import SegmentationEvaluator
@@ -21,6 +22,8 @@ from mindtwins.segmentation.loader import (
     build_segmentation_loader,
     build_segmentation_training_loader,
 )
+from mindtwins.segmentation.metrics import SegmentationMetrics
+from mindtwins.segmentation.pretrained import load_backbone
 from mindtwins.segmentation.transforms import SegmentationTransform, TestTransform
 from mindtwins.segmentation.variants import (
     create_segmentor,
@@ -110,6 +113,10 @@ class Segmentation:
         }
         if checkpoint is not None:
             load_start(model, checkpoint, metadata, CLASSIFIERS if config.drop_head else ())
+        elif config.pretrained_backbone:
+            report = load_backbone(model, config.pretrained_backbone)
+            if world.is_main:
+                print(report)
         return set_precision(model, config.amp_level), metadata
 
     def training_loader(self, data: ImageLabelFolder, world: World) -> TrainingLoader:
@@ -165,6 +172,15 @@ class Segmentation:
             world.exchange,
         )
 
+    def report(self, metrics: SegmentationMetrics, data: ImageLabelFolder) -> str:
+        """A table of the classes, and the means."""
+        return f"{metrics.table(data.classes)}\n{metrics}"
+
+    def result(self, metrics: SegmentationMetrics, data: ImageLabelFolder) -> dict:
+        """The means, and the numbers of each class."""
+        return metrics.result(data.classes)
+
     def summary(self) -> str:
-        """Parameters per part."""
-        raise NotImplementedError
+        """Parameters and multiply-adds per part, at the size of the training crops."""
+        config = self.config
+        return format_summary(config.model, config.image_size, config.num_classes)

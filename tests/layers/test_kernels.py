@@ -4,7 +4,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 import mindtwins.layers
 from mindtwins.layers import kernels
@@ -80,3 +80,14 @@ def test_results_do_not_depend_on_the_number_of_threads():
     for other in results[1:]:
         for ours, theirs in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_kernels_refuse_other_types(dtype):
+    class Gelu(nn.Cell):
+        def construct(self, x):
+            return kernels.gelu(x)
+
+    with pytest.raises(RuntimeError, match=r"function\(gelu\) is 1"):
+        Gelu()(Tensor(np.ones(3, dtype))).asnumpy()

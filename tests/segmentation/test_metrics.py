@@ -133,7 +133,7 @@ def test_text() -> None:
         accuracy=(100.0, nan, 40.0, nan, nan, nan),
         images=3,
     )
-    assert str(metrics) == "mIoU 61.73 %, mAcc 70.00 %, aAcc 81.00 % of 3 images"
+    assert str(metrics) == "mIoU 61.73 %, mAcc 70.00 %, aAcc 81.00 %"
     assert metrics.table(NAMES).splitlines() == [
         "class                IoU     Acc",
         "wall              100.00  100.00",

@@ -32,14 +32,25 @@ def test_overlay(photograph: np.ndarray) -> None:
     assert (pixels[8:28, 640 + 30 :].min(axis=(0, 2)) < 100).any()  # there is text
 
 
+def test_small_pictures_are_enlarged(photograph: np.ndarray) -> None:
+    picture = Image.fromarray(photograph[:100, :90])
+    labels = np.zeros((100, 90), np.uint8)
+    pixels = np.asarray(draw_overlay(picture, labels, NAMES, COLOURS))
+    assert pixels.shape[0] == 300  # three times as large, to 256 pixels or more
+    blended = 0.4 * photograph[:100, :90] + 0.6 * np.array(COLOURS[0])
+    assert np.abs(pixels[::3, :270:3] - blended).max() <= 1
+    np.testing.assert_array_equal(pixels[2::3, 2:270:3], pixels[::3, :270:3])
+
+
 def test_long_legends_are_cut(photograph: np.ndarray) -> None:
-    labels = np.arange(150, dtype=np.uint8).repeat(10)[:1200].reshape(30, 40)
-    picture = Image.fromarray(photograph[:30, :40])
+    labels = np.arange(150, dtype=np.uint8).repeat(200).reshape(30, 1000)
+    picture = Image.fromarray(np.resize(photograph, (30, 1000, 3)))
     names = tuple(f"class {number}" for number in range(150))
     pixels = np.asarray(draw_overlay(picture, labels, names, PALETTE))
-    assert pixels.shape[0] == 76  # a small picture still gets three lines
-    assert (pixels[30:, :40] == 255).all()
-    assert tuple(pixels[8 + 50, 40 + 14]) == (255, 255, 255)  # "and 118 more" has no colour
+    assert pixels.shape[0] == 76  # a low picture still gets three lines
+    assert (pixels[30:, :1000] == 255).all()
+    swatches = [tuple(pixels[18 + 20 * line, 1014]) for line in range(3)]
+    assert swatches == [PALETTE[0], PALETTE[1], (255, 255, 255)]  # "and 148 more" has no colour
 
 
 def test_other_modes_and_sizes(photograph: np.ndarray) -> None:

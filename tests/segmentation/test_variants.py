@@ -87,7 +87,7 @@ def test_only_batch_statistics_are_not_trained():
 
 @pytest.mark.parametrize(
     ("wrong", "nearest"),
-    [("upernet_svt_smal", "upernet_svt_small"), ("fpn_pcpvt_l", "fpn_pcpvt_large")],
+    [("upernet_svt_smal", "upernet_svt_small"), ("fpn_pcpvt_larg", "fpn_pcpvt_large")],
 )
 def test_unknown_name_names_the_nearest(wrong, nearest):
     with pytest.raises(UserError, match=f"unknown segmentor '{wrong}': did you mean '{nearest}'"):
