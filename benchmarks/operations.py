@@ -2,9 +2,10 @@
 
     taskset -c 0 env OMP_NUM_THREADS=1 python -m benchmarks.operations
 
-Shapes are those of the first stage of SVT-S at batch 4. Milliseconds per call, forward alone and
-forward with backward; the least of several calls, since other programs can only add. MindTwins'
-figures contain copying the first output to the host, without which a call does not wait.
+Shapes are those of the first stage of SVT-S at batch 4, then of segmentation heads. Milliseconds
+per call, forward alone and forward with backward; the least of several calls, since other programs
+can only add. MindTwins' figures contain copying the first output to the host, without which a call
+does not wait.
 """
 
 from __future__ import annotations
@@ -91,6 +92,60 @@ CASES: dict[str, tuple[Callable[[], nn.Cell], tuple, Callable, tuple]] = {
     ),
 }
 
+LABELS = np.random.default_rng(1).integers(0, 150, (1, 256, 256), np.int32)
+
+
+class Resize(nn.Cell):
+    """Twice the size, bilinear."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return layers.resize_bilinear(x, 2 * x.shape[1], 2 * x.shape[2])
+
+
+class CrossEntropy(nn.Cell):
+    """Cross entropy of logits resized to the labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels = Tensor(LABELS)
+
+    def construct(self, logits: Tensor) -> Tensor:
+        return layers.resized_cross_entropy(logits, self.labels)
+
+
+def torch_cross_entropy(logits: torch.Tensor) -> torch.Tensor:
+    resized = F.interpolate(logits.permute(0, 3, 1, 2), (256, 256), mode="bilinear")
+    return F.cross_entropy(resized, torch.from_numpy(LABELS).long(), reduction="sum")
+
+
+# Of dense prediction, at an eighth to a half of the sizes that heads see at 512.
+CASES |= {
+    "3x3 convolution (1, 32, 32, 256 -> 128)": (
+        lambda: layers.Conv3x3(256, 128, has_bias=False),
+        (random(1, 32, 32, 256),),
+        lambda x, w: F.conv2d(x.permute(0, 3, 1, 2), w, padding=1),
+        (random(128, 256, 3, 3),),
+    ),
+    "batch norm, training (1, 128, 128, 128)": (
+        lambda: layers.BatchNorm(128).set_train(),
+        (random(1, 128, 128, 128),),
+        lambda x, g, b: F.batch_norm(x.permute(0, 3, 1, 2), None, None, g, b, training=True),
+        (random(128), random(128)),
+    ),
+    "bilinear (1, 64, 64, 128) -> 128": (
+        Resize,
+        (random(1, 64, 64, 128),),
+        lambda x: F.interpolate(x.permute(0, 3, 1, 2), (128, 128), mode="bilinear"),
+        (),
+    ),
+    "cross entropy (1, 64, 64, 150) at 256": (
+        CrossEntropy,
+        (random(1, 64, 64, 150),),
+        torch_cross_entropy,
+        (),
+    ),
+}
+
 
 def least(work: Callable[[], object]) -> float:
     """Milliseconds of processor time."""
@@ -135,14 +190,14 @@ def main() -> None:
     prepare(threads=1)
     formulations = [f for f in FORMULATIONS if f != "kernel" or kernels.available()]
     columns = [*formulations, "torch"]
-    print(f"{'forward / with backward, ms':<40}" + "".join(f"{name:>18}" for name in columns))
+    print(f"{'forward / with backward, ms':<42}" + "".join(f"{name:>18}" for name in columns))
     for label, (make, arrays, function, further) in CASES.items():
         row = []
         for formulation in formulations:
             with layers.use_formulation(formulation):
                 row.append(ours(make, arrays))
         row.append(theirs(function, (*arrays, *further)))
-        print(f"{label:<40}" + "".join(f"{f'{a:.2f} / {b:.2f}':>18}" for a, b in row), flush=True)
+        print(f"{label:<42}" + "".join(f"{f'{a:.2f} / {b:.2f}':>18}" for a, b in row), flush=True)
 
 
 if __name__ == "__main__":

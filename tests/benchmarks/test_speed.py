@@ -16,6 +16,7 @@ from mindtwins.layers import kernels
 ROOT = Path(__file__).parents[2]
 INFERENCE_FLOOR = 0.95
 TRAINING_FLOOR = 1.0
+SEGMENTATION_FLOOR = 1.2
 
 
 def ratios(*arguments: str) -> dict[str, float]:
@@ -36,3 +37,11 @@ def test_not_slower_than_pytorch(name):
     assert min(inference.values()) > INFERENCE_FLOOR, inference
     training = ratios("--parts", "training", "--models", name, "--rounds", "3")
     assert min(training.values()) > TRAINING_FLOOR, training
+
+
+@pytest.mark.endurance
+@pytest.mark.skipif(not kernels.available(), reason=kernels.status())
+def test_segmentation_not_slower_than_pytorch():
+    measured = ratios("--parts", "segmentation", "--models", "svt_small", "--rounds", "2")
+    assert len(measured) == 4
+    assert min(measured.values()) > SEGMENTATION_FLOOR, measured
