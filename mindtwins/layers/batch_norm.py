@@ -72,8 +72,8 @@ class BatchNorm(nn.Cell):
 
     def moments(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C) -> mean and biased variance (C,), over the tokens of all ranks."""
-        # Before a reduction over ranks the kernel's gradient is wrong in large graphs (measured with
-        # MindSpore 2.10: right for a few layers, 7 times too large in a whole segmentor).
+        # Not before a reduction over ranks, where the kernel's gradient came out wrong in a whole
+        # segmentor (MindSpore 2.10: 7 times too large, though right for a few layers).
         if self.formulation == "kernel" and not self.synchronise:
             mean, variance = kernels.moments(tokens)
         else:

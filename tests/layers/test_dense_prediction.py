@@ -20,7 +20,7 @@ def test_conv1x1(formulation, has_bias):
     check(layer, reference, tokens(2, 3, 4, 6), channels_first=True)
 
 
-@pytest.mark.parametrize(("size", "has_bias"), [((1, 1), True), ((4, 6), True), ((7, 5), False)])
+@pytest.mark.parametrize(("size", "has_bias"), [((1, 6), True), ((7, 5), False)])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_conv3x3(formulation, size, has_bias):
     with layers.use_formulation(formulation):
@@ -99,7 +99,7 @@ def test_batch_norm_of_one_value_is_refused():
         layer(Tensor(tokens(1, 1, 1, 5)))
 
 
-@pytest.mark.parametrize(("size", "new"), [((4, 6), (8, 12)), ((5, 7), (13, 9)), ((9, 1), (3, 4))])
+@pytest.mark.parametrize(("size", "new"), [((5, 7), (10, 9)), ((9, 1), (3, 4))])
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_resize(formulation, mode, size, new):
@@ -129,8 +129,7 @@ class CrossEntropy(nn.Cell):
 
 
 @pytest.mark.parametrize(
-    ("size", "new", "classes"),
-    [((9, 11), (36, 44), 20), ((8, 5), (21, 9), 3), ((4, 4), (4, 4), 16)],
+    ("size", "new", "classes"), [((8, 11), (21, 44), 20), ((4, 4), (4, 4), 16)]
 )
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_resized_cross_entropy(formulation, size, new, classes):

@@ -69,7 +69,12 @@ def test_every_window_and_rounding_rule(name, window_padding, patch_rounding, si
 
 
 @pytest.mark.parametrize(
-    ("rounding", "size"), [("floor", (32, 32)), ("floor", (33, 61)), ("ceil", (35, 224))]
+    ("rounding", "size"),
+    [
+        pytest.param("floor", (32, 32), marks=pytest.mark.slow),
+        ("floor", (33, 61)),
+        pytest.param("ceil", (35, 224), marks=pytest.mark.slow),
+    ],
 )
 def test_small_and_odd_sizes_in_graph_mode(rounding, size):
     reference = randomise(create_reference("svt_tiny", 10, patch_rounding=rounding))

@@ -51,7 +51,9 @@ def test_every_segmentor_at_512(name):
 SIZES = {"one axis": (448, 512), "both axes": (200, 260), "as in ADE20K": (512, 683)}
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size", ["both axes", *(pytest.param(s, marks=pytest.mark.slow) for s in list(SIZES)[::2])]
+)
 @pytest.mark.parametrize("name", TINY)
 def test_sizes_that_need_padding(name, size):
     ms.set_context(mode=ms.PYNATIVE_MODE)  # without a graph to build for each

@@ -94,6 +94,7 @@ def test_fresh_classifiers_and_recorded_dialect(data: Path, tmp_path: Path):
     assert shapes["decode_head.conv_seg.weight"][0] == 5
 
 
+@pytest.mark.slow
 def test_validation_is_the_protocol_by_hand(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -27,9 +27,8 @@ class Factors(torch.nn.Module):
         return x * self.factors[:, :, None, None]
 
 
-@pytest.mark.parametrize(
-    "name", ["fpn_svt_tiny", pytest.param("upernet_svt_tiny", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fpn_svt_tiny", "upernet_svt_tiny"])
 def test_steps_equal_pytorchs(name: str):
     """Forward with batch statistics and dropout, backward, AdamW with the recipes' exemptions."""
     ms.set_context(mode=ms.GRAPH_MODE)
