@@ -89,8 +89,7 @@ class ModelSection:
     )
     pretrained_backbone: str = option(
         "",
-        "segmentation: classification checkpoint whose backbone to start from (not with "
-        "ckpt_path)",
+        "segmentation: classification checkpoint whose backbone to start from (not with ckpt_path)",
         free=True,
     )
     drop_path_rate: float = option(
