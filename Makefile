@@ -23,7 +23,7 @@ help:
 	@echo "make test-endurance  jobs that are killed and resumed again and again, for an hour"
 	@echo "make test-oldest  the fast suite on MindSpore $(OLDEST_MINDSPORE)"
 	@echo "make bench        measures MindTwins beside PyTorch on this machine"
-	@echo "make clean        remove what these made"
+	@echo "make clean        remove what these made, and no other run or data"
 
 $(VENV)/installed: setup.py $(wildcard mindtwins/*/*.cpp mindtwins/layers/kernels/*.cpp mindtwins/layers/kernels/*.h)
 	@test -n "$(PYTHON)" || { echo "error: MindTwins needs Python 3.10, 3.11 or 3.12:" \
@@ -42,6 +42,7 @@ demo-seg: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.data_pipeline --rounds 3
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -60,4 +61,4 @@ test-oldest:
 	$(MAKE) VENV=.venv-oldest MINDSPORE=$(OLDEST_MINDSPORE) test-fast
 
 clean:
-	rm -rf .venv .venv-oldest runs data build *.egg-info
+	rm -rf .venv .venv-oldest outputs/demo_* data/digits data/segmentation_digits build *.egg-info

@@ -17,6 +17,7 @@ from mindtwins.checkpoint import check_suffix, save_checkpoint
 from mindtwins.conversion.converter import Conversion, from_torch
 from mindtwins.conversion.readers import Source, read_source
 from mindtwins.errors import UserError, run_cli
+from mindtwins.execution import use_device
 from mindtwins.files import atomic_write, check_writable
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def main(argv: list[str]) -> None:
     args = _parse(argv)
     _check_paths(args)
     verify = _import_verify() if args.verify else None
+    use_device("CPU")  # whatever else there is: the limits are those of its float32
     source = read_source(args.pt_path)
     conversion = from_torch(source, args.model, args.num_classes, args.drop_head)
     print(_summary(source, conversion))

@@ -22,10 +22,8 @@ def weights() -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize(
-    "level",
-    ["O2", pytest.param("O1", marks=pytest.mark.slow), pytest.param("O3", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
 def test_precision_levels_compute_in_fp16(level: str, weights: dict):
     images = Tensor(np.random.default_rng(1).normal(size=(2, 3, 32, 32)).astype(np.float32))
 

@@ -19,7 +19,7 @@ from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomise
 
 ROOT = Path(__file__).parents[2]
-SMALLEST = ("svt_small", "pcpvt_small")
+SMALLEST = "svt_small"
 
 
 def assert_same_bits(found, expected):
@@ -31,7 +31,7 @@ def assert_same_bits(found, expected):
 
 def every_model():
     return [
-        pytest.param(name, marks=() if name in SMALLEST else pytest.mark.slow)
+        pytest.param(name, marks=() if name == SMALLEST else pytest.mark.slow)
         for name in list_models()
     ]
 

@@ -83,7 +83,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
 
 
 @needs_kernels
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_kernels_refuse_other_types(dtype):
     class Gelu(nn.Cell):
         def construct(self, x):

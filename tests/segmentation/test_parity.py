@@ -199,24 +199,34 @@ class WeightedSum(nn.Cell):
         return total
 
 
-def gradients_in_torch(reference, images, weights, double):
-    """The gradients and the running statistics after one step in training mode."""
-    dtype = torch.float64 if double else torch.float32
-    reference.to(dtype).train()
-    outputs = reference(torch.from_numpy(images).to(dtype))
+def gradients_in_torch(reference, images, weights):
+    """In float64, the gradients and the running statistics after one step in training mode."""
+    outputs = reference.double().train()(torch.from_numpy(images).double())
     total = sum((x * torch.from_numpy(w)).sum() for x, w in zip(outputs, weights, strict=True))
     total.backward()
-    found = {name: p.grad.clone().numpy() for name, p in reference.named_parameters()}
-    reference.zero_grad()
-    found |= {n: b.clone().numpy() for n, b in reference.named_buffers() if "running" in n}
-    return found
+    found = {name: p.grad.numpy() for name, p in reference.named_parameters()}
+    return found | {n: b.numpy() for n, b in reference.named_buffers() if "running" in n}
+
+
+def on_or_off(reference):
+    """Random weights, but those of batch norms open or shut each channel's ReLU for good.
+
+    A value that rounding puts on the other side of zero changes gradients by 1e-3, in torch too.
+    """
+    randomise(reference)
+    generator = torch.Generator().manual_seed(1)
+    for module in reference.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            sign = torch.randint(0, 2, module.bias.shape, generator=generator) * 2 - 1
+            module.bias.data = 10.0 * sign * module.weight.data.abs()
+    return reference
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*TINY, "fpn_svt_small", "upernet_svt_small"])
 def test_gradient_of_every_parameter(name):
     """In training: by the batch's statistics, with channels dropped, both heads' logits."""
-    segmentor, reference = pair(name, num_classes=10)
+    segmentor, reference = pair(name, on_or_off, num_classes=10)
     images = photographs(96, 112, batch=4)
     random = np.random.default_rng(0)
     channels = [h.conv_seg.in_channels for h in (reference.decode_head,)]
@@ -239,11 +249,8 @@ def test_gradient_of_every_parameter(name):
     found |= {
         name_in_torch(p.name): p.asnumpy() for p in segmentor.get_parameters() if "moving" in p.name
     }
-    start = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
-    single = gradients_in_torch(reference, images, weights, double=False)
-    reference.load_state_dict(start)
-    exact = gradients_in_torch(reference, images, weights, double=True)
+    exact = gradients_in_torch(reference, images, weights)
     assert found.keys() == exact.keys()
     for key, expected in exact.items():
-        error, floor = (np.linalg.norm(x[key] - expected) for x in (found, single))
-        assert error <= TOLERATED * floor + 1e-6 * np.linalg.norm(expected), key
+        error = np.linalg.norm(found[key] - expected)
+        assert error <= 1e-4 * np.linalg.norm(expected), key
