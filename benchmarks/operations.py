@@ -53,7 +53,12 @@ def torch_cross(query: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
 F = torch.nn.functional
 # Name -> our cell, its inputs, the same in torch, and what further arguments torch needs.
 CASES: dict[str, tuple[Callable[[], nn.Cell], tuple, Callable, tuple]] = {
-    "GELU (4, 56, 56, 256)": (layers.GELU, (random(4, 56, 56, 4 * C),), F.gelu, ()),
+    "Dense 64 -> 256 and GELU, 12544 rows": (
+        lambda: layers.DenseGELU(C, 4 * C),
+        (random(4, 56, 56, C),),
+        lambda x, weight, bias: F.gelu(F.linear(x, weight, bias)),
+        (random(4 * C, C), random(4 * C)),
+    ),
     "LayerNorm (4, 56, 56, 64)": (
         lambda: layers.LayerNorm(C, 1e-6),
         (random(4, 56, 56, C),),
@@ -65,6 +70,12 @@ CASES: dict[str, tuple[Callable[[], nn.Cell], tuple, Callable, tuple]] = {
         (random(4, 56, 56, C),),
         F.linear,
         (random(4 * C, C), random(4 * C)),
+    ),
+    "Dense 512 -> 2048, 49 rows": (
+        lambda: layers.Dense(8 * C, 32 * C),
+        (random(1, 7, 7, 8 * C),),
+        F.linear,
+        (random(32 * C, 8 * C), random(32 * C)),
     ),
     "depthwise 3x3 (4, 56, 56, 64)": (
         lambda: layers.DepthwiseConv3x3(C),

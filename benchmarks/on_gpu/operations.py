@@ -89,9 +89,9 @@ def cases(batch: int, size: int) -> list[Case]:
     heads = (few, side, side, 256)
     return [
         *found,
-        Case(f"GELU, {4 * c}, {side}", layers.GELU, ((batch, side, side, 4 * c),)),
         Case(f"LayerNorm, {c}, {side}", _bind(layers.LayerNorm, c, 1e-6), (tokens,), False),
         Case(f"Dense {c} -> {4 * c}, {side}", _bind(layers.Dense, c, 4 * c), (tokens,), False),
+        Case(f"the same, GELU, {side}", _bind(layers.DenseGELU, c, 4 * c), (tokens,), False),
         Case(
             f"window attention, 2 heads, {window}",
             _bind(layers.WindowAttention, 2, 7),

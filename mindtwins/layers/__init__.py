@@ -5,7 +5,6 @@ when it is built, the formulation that suits the device (see `device.py`); param
 names and shapes whichever formulation computes with them.
 """
 
-from mindtwins.layers.activation import GELU
 from mindtwins.layers.attention import (
     CrossAttention,
     WindowAttention,
@@ -19,7 +18,7 @@ from mindtwins.layers.batch_norm import BatchNorm
 from mindtwins.layers.convolution import DepthwiseConv3x3, PatchConv
 from mindtwins.layers.dense_convolution import Conv1x1, Conv3x3
 from mindtwins.layers.device import formulation, use_formulation
-from mindtwins.layers.linear import Dense
+from mindtwins.layers.linear import Dense, DenseGELU
 from mindtwins.layers.normalization import LayerNorm
 from mindtwins.layers.padding import crop_top_left, pad_bottom_right
 from mindtwins.layers.reduction import sum_of_squares
@@ -32,12 +31,12 @@ from mindtwins.layers.resize import (
 )
 
 __all__ = [
-    "GELU",
     "BatchNorm",
     "Conv1x1",
     "Conv3x3",
     "CrossAttention",
     "Dense",
+    "DenseGELU",
     "DepthwiseConv3x3",
     "LayerNorm",
     "PatchConv",

@@ -1,4 +1,4 @@
-"""Linear layer."""
+"""Linear layers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from mindtwins.layers import kernels
+from mindtwins.layers.activation import gelu_native, gelu_sigmoid
 from mindtwins.layers.device import formulation
+
+# Below these oneDNN copies the whole weight before it multiplies tokens by it, which takes longer
+# than the product; the other way round it does not.
+_FEW_TOKENS, _FEW_CHANNELS = 98, 1024
 
 
 class Dense(nn.Dense):
@@ -23,8 +28,34 @@ class Dense(nn.Dense):
         self.formulation = formulation()
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.formulation != "kernel" or x.dtype != ms.float32:
-            return super().construct(x)
-        rows = ops.reshape(x, (-1, self.in_channels))
-        product = ops.MatMul(transpose_b=True)(rows, self.weight)
-        return ops.reshape(kernels.add_bias(product, self.bias), (*x.shape[:-1], self.out_channels))
+        product = self.product(x)
+        if self.formulation == "kernel" and x.dtype == ms.float32:
+            out = kernels.add_bias(product, self.bias)
+        else:
+            out = self.bias_add(product, self.bias)
+        return self.arrange(out, x)
+
+    def product(self, x: Tensor) -> Tensor:
+        """(..., in) -> x W^T, (tokens, out)."""
+        tokens = ops.reshape(x, (-1, self.in_channels))
+        few = tokens.shape[0] < _FEW_TOKENS and self.in_channels < _FEW_CHANNELS
+        if self.formulation != "native" and few:
+            return ops.transpose(self.matmul(self.weight, tokens), (1, 0))
+        return self.matmul(tokens, self.weight)
+
+    def arrange(self, out: Tensor, x: Tensor) -> Tensor:
+        """(tokens, out) -> (..., out), as the tokens of x are arranged."""
+        return ops.reshape(out, (*x.shape[:-1], self.out_channels))
+
+
+class DenseGELU(Dense):
+    """A linear layer and the exact GELU, with one pass over the memory where there is a kernel."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        product = self.product(x)
+        if self.formulation == "kernel" and x.dtype == ms.float32:
+            out = kernels.bias_gelu(product, self.bias)
+        else:
+            gelu = gelu_native if self.formulation == "native" else gelu_sigmoid
+            out = gelu(self.bias_add(product, self.bias))
+        return self.arrange(out, x)

@@ -18,9 +18,9 @@ from mindspore import Tensor, nn, ops
 
 from mindtwins.errors import UserError
 from mindtwins.layers import (
-    GELU,
     CrossAttention,
     Dense,
+    DenseGELU,
     DepthwiseConv3x3,
     LayerNorm,
     PatchConv,
@@ -194,12 +194,11 @@ class MLP(nn.Cell):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = Dense(channels, hidden)
-        self.act = GELU()
+        self.fc1 = DenseGELU(channels, hidden)
         self.fc2 = Dense(hidden, channels)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(self.fc1(x))
 
 
 class Block(nn.Cell):

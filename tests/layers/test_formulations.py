@@ -57,19 +57,38 @@ def test_layer_norm(formulation, epsilon, channels):
     check(layer, reference, tokens(2, 3, 5, channels))
 
 
+class TorchLinearGELU(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.gelu(super().forward(x))
+
+
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_gelu_is_the_exact_one(formulation):
     with layers.use_formulation(formulation):
-        layer = layers.GELU()
-    check(layer, torch.nn.GELU(), 3 * tokens(2, 30, 5, 7))
+        layer = layers.DenseGELU(7, 19)
+    reference = TorchLinearGELU(7, 19)
+    copy(reference, layer)
+    check(layer, reference, tokens(2, 30, 5, 7))
+
+
+@pytest.mark.parametrize("channels", [6, 1030])
+@pytest.mark.parametrize("rows", [2, 97, 98])
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_dense_for_few_rows_and_many(formulation, rows, channels):
+    with layers.use_formulation(formulation):
+        layer = layers.Dense(channels, 21)
+    reference = torch.nn.Linear(channels, 21)
+    copy(reference, layer)
+    check(layer, reference, tokens(rows, channels) / np.float32(4 * channels**0.5))
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_gelu_far_out(formulation):
     """Saturation, and nothing swallowed: what is not a number stays so."""
     with layers.use_formulation(formulation):
-        layer = layers.GELU()
-    x = np.array([-1e30, -100, -10, -6, 6, 10, 100, 1e30, np.nan], np.float32)
+        layer = layers.DenseGELU(1, 1)
+    layer.weight.set_data(Tensor(np.ones((1, 1), np.float32)))
+    x = np.array([[-1e30], [-100], [-10], [-6], [6], [10], [100], [1e30], [np.nan]], np.float32)
     expected = torch.nn.functional.gelu(torch.from_numpy(x).double()).numpy()
     np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), expected, rtol=2e-7, atol=1e-8)
 
@@ -191,8 +210,9 @@ def test_whole_model(formulation, name):
 def test_half_precision_has_a_formulation_too(formulation):
     """The kernels are float32 only."""
     with layers.use_formulation(formulation):
+        single = layers.DenseGELU(24, 4)
         cells = [
-            (layers.GELU(), 8),
+            (layers.DenseGELU(24, 4).to_float(ms.float16), 24),
             (layers.Dense(8, 4).to_float(ms.float16), 8),
             (layers.LayerNorm(8, 1e-5).to_float(ms.float16), 8),
             (layers.DepthwiseConv3x3(8), 8),
@@ -202,9 +222,10 @@ def test_half_precision_has_a_formulation_too(formulation):
         x = tokens(2, 4, 4, channels)
         half = cell(Tensor(x.astype(np.float16)))
         assert half.dtype == ms.float16
-    single = cells[0][0](Tensor(x)).asnumpy()
+    half = cells[0][0]
+    half.weight.set_data(single.weight)
     np.testing.assert_allclose(
-        cells[0][0](Tensor(x, ms.float16)).asnumpy(), single, rtol=2e-3, atol=2e-3
+        half(Tensor(x)).asnumpy(), single(Tensor(x)).asnumpy(), rtol=2e-3, atol=2e-3
     )
 
 

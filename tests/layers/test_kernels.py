@@ -85,9 +85,9 @@ def test_results_do_not_depend_on_the_number_of_threads():
 @needs_kernels
 @pytest.mark.parametrize("dtype", [np.float16, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_kernels_refuse_other_types(dtype):
-    class Gelu(nn.Cell):
+    class BiasAndGELU(nn.Cell):
         def construct(self, x):
-            return kernels.gelu(x)
+            return kernels.bias_gelu(x, x)
 
-    with pytest.raises(RuntimeError, match=r"function\(gelu\) is 1"):
-        Gelu()(Tensor(np.ones(3, dtype))).asnumpy()
+    with pytest.raises(RuntimeError, match=r"function\(bias_gelu\) is 1"):
+        BiasAndGELU()(Tensor(np.ones(3, dtype))).asnumpy()

@@ -12,6 +12,7 @@ from parity import WEIGHTS, assert_stages_agree, copy_weights, photographs
 import mindtwins
 from mindtwins.layers import Dense
 from mindtwins.models.twins import (
+    MLP,
     GlobalSubsampledAttention,
     LocallyGroupedAttention,
     StagesAndLogits,
@@ -104,15 +105,20 @@ def test_mask_changes_the_logits_only_where_both_axes_are_padded():
     assert np.abs(outputs["mask", "both axes"] - outputs["zeros", "both axes"]).max() > 0.01
 
 
-class TanhGELU(nn.Cell):
+class DenseTanhGELU(nn.Cell):
+    def __init__(self, dense):
+        super().__init__()
+        self.dense = dense
+
     def construct(self, x):
-        return ops.gelu(x, approximate="tanh")
+        y = ops.dense(x, self.dense.weight, self.dense.bias)
+        return ops.gelu(y, approximate="tanh")
 
 
 def tanh_gelu(cell):
-    for _, part in cell.cells_and_names():
-        if hasattr(part, "fc1"):
-            part.act = TanhGELU()
+    for _, part in list(cell.cells_and_names()):
+        if isinstance(part, MLP):
+            part.fc1 = DenseTanhGELU(part.fc1)
 
 
 def no_identity(cell):

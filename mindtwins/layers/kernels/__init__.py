@@ -7,10 +7,10 @@ was not compiled for, layers use their plain formulation, and `status` says why.
 from mindtwins.layers.kernels.loading import available, status
 from mindtwins.layers.kernels.operators import (
     add_bias,
+    bias_gelu,
     conv3x3,
     cross_entropy,
     depthwise,
-    gelu,
     global_attention,
     layer_norm,
     moments,
@@ -23,10 +23,10 @@ from mindtwins.layers.kernels.operators import (
 __all__ = [
     "add_bias",
     "available",
+    "bias_gelu",
     "conv3x3",
     "cross_entropy",
     "depthwise",
-    "gelu",
     "global_attention",
     "layer_norm",
     "moments",

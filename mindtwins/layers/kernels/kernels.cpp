@@ -370,30 +370,34 @@ int mindtwins_supported() {
   return 1;
 }
 
-// x -> y
-OPERATOR(gelu, "ff") {
-  const float* x = INPUT(0);
-  float* y = OUTPUT(1);
-  parallel(product(shapes[0], ranks[0]), ELEMENTS, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += V) {
-      const Vec v = load(x + i, end - i);
-      store(y + i, v * normal_distribution(v), end - i);
-    }
+// x (..., C), bias (C,) -> GELU of x + bias
+OPERATOR(bias_gelu, "fff") {
+  const float *x = INPUT(0), *bias = INPUT(1);
+  float* y = OUTPUT(2);
+  const int64_t channels = shapes[1][0];
+  parallel(product(shapes[0], ranks[0]) / channels, ROWS, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++)
+      for (int64_t c = 0; c < channels; c += V) {
+        const int64_t n = channels - c, at = row * channels + c;
+        const Vec v = load(x + at, n) + load(bias + c, n);
+        store(y + at, v * normal_distribution(v), n);
+      }
   });
   return 0;
 }
 
-// dy, x -> dx
-OPERATOR(gelu_gradient, "fff") {
-  const float *dy = INPUT(0), *x = INPUT(1);
-  float* dx = OUTPUT(2);
-  parallel(product(shapes[1], ranks[1]), ELEMENTS, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += V) {
-      const Vec v = load(x + i, end - i);
-      const Vec density = exponential(v * v * -0.5f) * 0.398942280f;
-      store(dx + i, load(dy + i, end - i) * (normal_distribution(v) + v * density), end - i);
-    }
-  });
+// dy, x, bias -> dx, dbias
+OPERATOR(bias_gelu_gradient, "fffff") {
+  const float *dy = INPUT(0), *x = INPUT(1), *bias = INPUT(2);
+  float* dx = OUTPUT(3);
+  const int64_t channels = shapes[2][0], rows = product(shapes[1], ranks[1]) / channels;
+  sum_rows<1>(rows, channels, [&](int64_t row, int64_t c, Vec* terms) {
+    const int64_t n = channels - c, at = row * channels + c;
+    const Vec v = load(x + at, n) + load(bias + c, n);
+    const Vec density = exponential(v * v * -0.5f) * 0.398942280f;
+    terms[0] = load(dy + at, n) * (normal_distribution(v) + v * density);
+    store(dx + at, terms[0], n);
+  }, {OUTPUT(4)});
   return 0;
 }
 
@@ -472,15 +476,9 @@ OPERATOR(add_bias, "fff") {
 OPERATOR(add_bias_gradient, "fff") {
   const float* dy = INPUT(0);
   const int64_t channels = shapes[1][0], rows = product(shapes[0], ranks[0]) / channels;
-  const int64_t padded = round_up(channels);
-  Numbers partials((rows + ROWS - 1) / ROWS * padded);
-  parallel(rows, ROWS, [&](int64_t begin, int64_t end) {
-    float* partial = &partials[begin / ROWS * padded];
-    for (int64_t row = begin; row < end; row++)
-      for (int64_t c = 0; c < channels; c += V)
-        store(partial + c, load(partial + c) + load(dy + row * channels + c, channels - c));
-  });
-  add_partials(partials, padded, 0, channels, OUTPUT(2));
+  sum_rows<1>(rows, channels, [&](int64_t row, int64_t c, Vec* terms) {
+    terms[0] = load(dy + row * channels + c, channels - c);
+  }, {OUTPUT(2)});
   return 0;
 }
 

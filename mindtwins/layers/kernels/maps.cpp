@@ -228,28 +228,6 @@ OPERATOR(cross_entropy_gradient, "ffifff") {
 
 namespace {
 
-// Sums over the rows of x (rows, channels): add(row, c, totals), where `totals` are COUNT vectors
-// for the channels from c on. Writes sum i to out[i].
-template <int COUNT, class Add>
-void sum_rows(int64_t rows, int64_t channels, const Add& add, float* const (&out)[COUNT]) {
-  const int64_t padded = round_up(channels);
-  Numbers partials((rows + ROWS - 1) / ROWS * COUNT * padded);
-  parallel(rows, ROWS, [&](int64_t begin, int64_t end) {
-    float* partial = &partials[begin / ROWS * COUNT * padded];
-    for (int64_t row = begin; row < end; row++)
-      for (int64_t c = 0; c < channels; c += V) {
-        Vec terms[COUNT];
-        add(row, c, terms);
-        for (int i = 0; i < COUNT; i++) {
-          float* total = partial + i * padded + c;
-          store(total, load(total) + terms[i]);
-        }
-      }
-  });
-  for (int i = 0; i < COUNT; i++)
-    add_partials(partials, COUNT * padded, i * padded, channels, out[i]);
-}
-
 }  // namespace
 
 extern "C" {

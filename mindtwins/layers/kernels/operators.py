@@ -19,17 +19,6 @@ def _operator(name: str, infer: Callable, bprop: Callable | None = None) -> ops.
     return ops.Custom(f"{FILE}:{name}", infer, infer, func_type="aot", bprop=bprop)
 
 
-# x -> x * Phi(x)
-_gelu_gradient = _operator("gelu_gradient", lambda dy, x: x)
-
-
-def _gelu_bprop(x, out, dout):
-    return (_gelu_gradient(dout, x),)
-
-
-gelu = _operator("gelu", lambda x: x, _gelu_bprop)
-
-
 # x (..., C), gamma, beta, epsilon (1,) -> x normalised over the last axis
 _layer_norm_gradient = _operator(
     "layer_norm_gradient", lambda dy, x, gamma, epsilon: (x, gamma, gamma)
@@ -53,6 +42,17 @@ def _add_bias_bprop(x, bias, out, dout):
 
 
 add_bias = _operator("add_bias", lambda x, bias: x, _add_bias_bprop)
+
+
+# x (..., C), bias (C,) -> y * Phi(y) for y = x + bias
+_bias_gelu_gradient = _operator("bias_gelu_gradient", lambda dy, x, bias: (x, bias))
+
+
+def _bias_gelu_bprop(x, bias, out, dout):
+    return _bias_gelu_gradient(dout, x, bias)
+
+
+bias_gelu = _operator("bias_gelu", lambda x, bias: x, _bias_gelu_bprop)
 
 
 # x -> (1,), the sum of the squares of its elements; not to be differentiated
