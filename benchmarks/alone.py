@@ -1,9 +1,10 @@
 """First-call time and peak memory of one piece of work, in a process of its own.
 
-    python -m benchmarks.alone {mindtwins,torch} {inference,training} MODEL BATCH
+    python -m benchmarks.alone {mindtwins,torch} {inference,training} MODEL BATCH [SIZE]
 
 prints one line of JSON: `first` and `cpu`, seconds of the first call (which compiles), and `peak`,
-the most memory that the process had beyond what it had before the model was created, in MB.
+the most memory that the process had beyond what it had before the model was created, in MB. MODEL is a
+classifier, at 224 x 224 pixels unless SIZE says otherwise, or (MindTwins alone) a segmentor, at 512.
 """
 
 from __future__ import annotations
@@ -34,10 +35,18 @@ def most_resident() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
-def measure_here(side: str, what: str, model: str, batch: int) -> dict[str, float]:
+def measure_here(
+    side: str, what: str, model: str, batch: int, size: int | None = None
+) -> dict[str, float]:
     """Do the work of one side in this process. Each side imports its own framework only."""
-    pixels = np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype(np.float32)
-    targets = np.eye(1000, dtype=np.float32)[:batch]
+    segments = model.startswith(("fpn_", "upernet_"))
+    side_length = size or (512 if segments else 224)
+    random = np.random.default_rng(0)
+    pixels = random.standard_normal((batch, 3, side_length, side_length), np.float32)
+    if segments:
+        targets = random.integers(0, 150, (batch, side_length, side_length), np.int32)
+    else:
+        targets = np.eye(1000, dtype=np.float32)[:batch]
     work = _ours if side == "mindtwins" else _torch
     baseline, call = work(what, model, pixels, targets)
     first = cost_of(call)
@@ -55,18 +64,20 @@ def _ours(
 
     ms.set_context(mode=ms.GRAPH_MODE)
     baseline = resident()
-    cell = mindtwins.create_model(model)
+    segments = targets.dtype == np.int32
+    cell = (mindtwins.create_segmentor if segments else mindtwins.create_model)(model)
     if what == "training":
         from mindtwins.training.groups import parameter_groups
         from mindtwins.training.loss_scale import LossScale
-        from mindtwins.training.losses import SoftTargetCrossEntropy
+        from mindtwins.training.losses import PixelCrossEntropy, SoftTargetCrossEntropy
         from mindtwins.training.optimizer import AdamW
         from mindtwins.training.step import MicroBatch, TrainStep
 
+        loss = SoftTargetCrossEntropy()
+        if segments:
+            loss = PixelCrossEntropy((1.0,) if cell.auxiliary_head is None else (1.0, 0.4))
         optimizer = AdamW(parameter_groups(cell.set_train(), 0.05))
-        step = TrainStep(
-            cell, SoftTargetCrossEntropy(), optimizer, LossScale(1.0, 1, dynamic=False), 5.0
-        )
+        step = TrainStep(cell, loss, optimizer, LossScale(1.0, 1, dynamic=False), 5.0)
         return baseline, lambda: step([MicroBatch(pixels, targets)], 1e-6)
     return baseline, lambda: cell(ms.Tensor(pixels)).asnumpy()
 
@@ -101,5 +112,5 @@ def measure(side: str, what: str, model: str, batch: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    side, what, model, batch = sys.argv[1:]
-    print(json.dumps(measure_here(side, what, model, int(batch))))
+    side, what, model, *numbers = sys.argv[1:]
+    print(json.dumps(measure_here(side, what, model, *map(int, numbers))))

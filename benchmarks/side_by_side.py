@@ -23,17 +23,25 @@ def cost_of(work: Callable[[], object]) -> Cost:
     return Cost(time.perf_counter() - start, _cpu_seconds() - before)
 
 
-def take_turns(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Cost]:
-    """Medians over `rounds` calls of each contestant, in the order A B, B A, A B, ...
+def take_turns(
+    contestants: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.5
+) -> dict[str, Cost]:
+    """Medians over the calls of each contestant, which take turns: A B, B A, A B, ...
 
-    Each is called once before, to build and warm up.
+    Each is called once before, to build and warm up. In a turn a contestant is called again and
+    again for some seconds, at least once. The first of several calls is left out: it shares the
+    cores with threads of the other contestant that still wait for work.
     """
     costs: dict[str, list[Cost]] = {name: [] for name in contestants}
     for work in contestants.values():
         work()
     for turn in range(rounds):
         for name in contestants if turn % 2 == 0 else reversed(contestants):
-            costs[name].append(cost_of(contestants[name]))
+            end = time.perf_counter() + seconds
+            calls = [cost_of(contestants[name])]
+            while time.perf_counter() < end:
+                calls.append(cost_of(contestants[name]))
+            costs[name] += calls[1:] or calls
     return {
         name: Cost(*(statistics.median(values) for values in zip(*measured, strict=True)))
         for name, measured in costs.items()

@@ -1,7 +1,7 @@
 """MindTwins beside PyTorch on this machine: the table of the README.
 
     python -m benchmarks.speed [--parts inference training ...] [--models svt_small ...]
-                              [--rounds 5] [--threads 2]
+                              [--rounds 3] [--threads 2]
 
 Contestants take turns within one process, with the same inputs, weights and threads; a row shows
 medians and how many times faster MindTwins is (above 1) by the clock and by processor time. First
@@ -160,7 +160,7 @@ def scaling(models: list[str], rounds: int) -> None:
             ("pixels", [(1, size, size * size) for size in SIZES_OF_SCALING]),
             ("batch", [(batch, 224, batch) for batch in BATCHES_OF_SCALING]),
         ):
-            costs = [take_turns(pair.work(batch, size), rounds) for batch, size, _ in cases]
+            costs = [take_turns(pair.work(batch, size), 1) for batch, size, _ in cases]
             amounts = [amount for _, _, amount in cases]
             ours, theirs = (
                 exponent(amounts, [cost[side].cpu for cost in costs]) for side in (MINDTWINS, TORCH)
@@ -197,7 +197,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--models", nargs="+", choices=list_models(), default=list_models())
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(argv)
     cores = sorted(os.sched_getaffinity(0))

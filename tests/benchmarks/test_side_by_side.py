@@ -1,5 +1,7 @@
 """Taking turns, and the slope that says how cost grows."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,18 @@ from benchmarks.speed import exponent
 
 def test_contestants_take_turns_after_a_warm_up():
     calls = []
-    costs = take_turns({name: lambda name=name: calls.append(name) for name in "AB"}, rounds=3)
+    work = {name: lambda name=name: calls.append(name) for name in "AB"}
+    costs = take_turns(work, rounds=3, seconds=0)
     assert "".join(calls) == "AB" + "AB" + "BA" + "AB"
     assert set(costs) == {"A", "B"}
     assert all(isinstance(cost, Cost) and cost.wall > 0 for cost in costs.values())
+
+
+def test_first_of_several_calls_in_a_turn_is_left_out():
+    """The calls of a turn take 0.09, 0.03, 0.03, ... seconds."""
+    calls = iter([0.0, 0.09] + [0.03] * 20)
+    cost = take_turns({"A": lambda: time.sleep(next(calls))}, rounds=1, seconds=0.12)["A"]
+    assert 0.03 <= cost.wall < 0.06
 
 
 @pytest.mark.parametrize("slope", [1.0, 2.0])

@@ -1,7 +1,6 @@
 """Not slower than PyTorch: ratios of processor time on one core, never times.
 
-The floors are below what was measured by more than the noise of a busy
-machine.
+The floors are below what was measured by more than the noise of a busy machine.
 """
 
 import re
@@ -28,9 +27,14 @@ def ratios(*arguments: str) -> dict[str, float]:
     return {label: float(ratio) for label, ratio in rows}
 
 
-@pytest.mark.endurance
 @pytest.mark.skipif(not kernels.available(), reason=kernels.status())
-@pytest.mark.parametrize("name", ["svt_small", "pcpvt_small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("svt_small", marks=pytest.mark.slow),
+        pytest.param("pcpvt_small", marks=pytest.mark.endurance),
+    ],
+)
 def test_not_slower_than_pytorch(name):
     inference = ratios("--parts", "inference", "--models", name, "--rounds", "5")
     assert len(inference) == 3
