@@ -3,8 +3,9 @@
     python -m benchmarks.alone {mindtwins,torch} {inference,training} MODEL BATCH [SIZE]
 
 prints one line of JSON: `first` and `cpu`, seconds of the first call (which compiles), and `peak`,
-the most memory that the process had beyond what it had before the model was created, in MB. MODEL is a
-classifier, at 224 x 224 pixels unless SIZE says otherwise, or (MindTwins alone) a segmentor, at 512.
+the most memory that the process had beyond what it had before the model was created, in MB. MODEL
+is a classifier, at 224 x 224 pixels unless SIZE says otherwise, or (MindTwins alone) a segmentor,
+at 512.
 """
 
 from __future__ import annotations
