@@ -29,15 +29,34 @@ def main(argv: list[str]) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--task", choices=DEMOS, default="classification")
-    parser.add_argument("--output_dir", type=Path, help="default: outputs/demo_<task>")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        help="a new or empty folder; default: outputs/demo_<task>, which each run empties",
+    )
     parser.add_argument("--pt_path", type=Path, help="PyTorch checkpoint to convert")
     arguments = parser.parse_args(argv)
-    out = arguments.output_dir or Path(f"outputs/demo_{arguments.task}")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    demo = Demo(out, arguments.pt_path)
+    demo = Demo(prepare_folder(arguments.output_dir, arguments.task), arguments.pt_path)
     DEMOS[arguments.task](demo)
     demo.print_table()
+
+
+def prepare_folder(asked_for: Path | None, task: str) -> Path:
+    """An empty folder; only the demo's own is emptied.
+
+    Raises:
+        UserError: the folder that was asked for cannot be made or has something in it.
+    """
+    out = asked_for or Path(f"outputs/demo_{task}")
+    if asked_for is None:
+        shutil.rmtree(out, ignore_errors=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise UserError(f"--output_dir {out} is not empty: choose a new folder")
+    except OSError as error:
+        raise UserError(f"cannot write to --output_dir {out}: {error.strerror}") from error
+    return out
 
 
 class Demo:

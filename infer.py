@@ -4,7 +4,8 @@
     python infer.py --ckpt_path upernet_svt_small.ckpt --images photographs/ --output_dir segmented
 
 A classifier tells each image's likeliest classes. A segmentor writes into output_dir, for each
-image, its classes over the picture with a legend (NAME_overlay.png) and as numbers (NAME.png).
+image, its classes over the picture with a legend (NAME_overlay.png) and as numbers
+(NAME_labels.png).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mindtwins.errors import UserError, run_cli
 from mindtwins.evaluation import predict as classification
 from mindtwins.execution import use_device
 from mindtwins.files import atomic_write
+from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation import predict as segmentation
 from mindtwins.segmentation.transforms import TestTransform
 from mindtwins.tasks import create_task
@@ -37,7 +39,7 @@ def main(argv: list[str]) -> None:
     if not config.ckpt_path:
         raise UserError("ckpt_path is missing: say which checkpoint with --ckpt_path")
     files = find_files(config.images)
-    use_device(config.device_target)
+    use_device(config.device_target, config.allow_tf32)
     config = as_trained(config)
     names = class_names(config)
     model, _ = create_task(config).build_model(World())
@@ -110,12 +112,16 @@ def as_trained(config: InferConfig) -> InferConfig:
 
 
 def class_names(config: InferConfig) -> Sequence[str]:
-    """One name per class: the lines of `class_names`, those of a known data set, or numbers."""
+    """One name per class: the lines of `class_names`, those of the data set, or numbers.
+
+    A segmentor has the digits' names only where `dataset` says so; any other of 150 classes is
+    taken for one of ADE20K, as the published ones are.
+    """
     if not config.class_names:
         if config.task == "segmentation":
-            for known in segmentation.PALETTES:
-                if len(known) == config.num_classes:
-                    return known
+            known = digits.CLASSES if config.dataset == "digits" else ade20k.CLASSES
+            if len(known) == config.num_classes:
+                return known
         return [f"class {i}" for i in range(config.num_classes)]
     try:
         names = Path(config.class_names).read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,5 @@
-"""infer.py: classes of images by a converted checkpoint, against the PyTorch reference."""
+"""infer.py: classes of images by a converted checkpoint, against the PyTorch reference, and
+segmented pictures."""
 
 import json
 import subprocess
@@ -13,12 +14,16 @@ from sklearn.datasets import load_sample_images
 
 import infer
 from mindtwins.checkpoint import save_checkpoint
+from mindtwins.config import InferConfig
 from mindtwins.conversion.converter import from_torch
 from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import photographs
 from mindtwins.errors import UserError
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomise
+from mindtwins.segmentation import ade20k, digits
+from mindtwins.tasks import create_task
+from mindtwins.training.distributed import World
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,6 +91,66 @@ def test_class_names_must_fit(folder):
             *("--ckpt_path", folder / "tiny.ckpt", "--images", folder / "photographs"),
             *("--class_names", folder / "nine.txt"),
         )
+
+
+def test_segmented_pictures(tmp_path, capsys):
+    """A checkpoint of 11 classes, without a config: its classes are not the digits."""
+    config = InferConfig(task="segmentation", model="fpn_svt_tiny", num_classes=11)
+    model, metadata = create_task(config).build_model(World())
+    tensors = {p.name: p.asnumpy() for p in model.get_parameters()}
+    save_checkpoint(tmp_path / "tiny.ckpt", tensors, metadata)
+    pixels = load_sample_images().images[0]
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(pixels[:60, :80]).save(tmp_path / "images" / name)
+    run(
+        *("--ckpt_path", tmp_path / "tiny.ckpt", "--images", tmp_path / "images"),
+        *("--resize_scale", "64,48", "--top_k", 1),
+        *("--output_dir", tmp_path / "out", "--output_json", tmp_path / "out.json"),
+    )
+    printed = capsys.readouterr().out.splitlines()
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [Path(image["file"]).name for image in found] == ["a.png", "b.jpg"]
+    for image, stem, line in zip(found, "ab", printed, strict=True):
+        assert set(image) == {"file", "labels", "overlay", "shares"}
+        assert image["labels"] == str(tmp_path / "out" / f"{stem}_labels.png")
+        assert image["overlay"] == str(tmp_path / "out" / f"{stem}_overlay.png")
+        labels = Image.open(image["labels"])
+        assert labels.mode == "L" and labels.size == (80, 60)
+        parts = np.bincount(np.asarray(labels).ravel(), minlength=11) / (60 * 80)
+        expected = {f"class {i}": parts[i] for i in np.flatnonzero(parts)}
+        assert image["shares"] == pytest.approx(expected)
+        assert Image.open(image["overlay"]).height == 240  # four times as large
+        assert line.startswith(f"{image['file']}: class ") and line.endswith(image["overlay"])
+
+
+def test_names_are_known_or_numbers(tmp_path):
+    numbers = [f"class {i}" for i in range(150)]
+
+    def names(num_classes: int, **options: str) -> list[str]:
+        config = InferConfig(task="segmentation", num_classes=num_classes, **options)
+        return list(infer.class_names(config))
+
+    assert names(11) == numbers[:11]
+    assert names(11, dataset="ade20k") == numbers[:11]
+    assert names(11, dataset="digits") == list(digits.CLASSES)
+    assert names(150) == names(150, dataset="ade20k") == list(ade20k.CLASSES)
+    assert names(150, dataset="digits") == numbers
+    (tmp_path / "names.txt").write_text("tree\nroad\n")
+    assert names(2, dataset="pairs", class_names=str(tmp_path / "names.txt")) == ["tree", "road"]
+    assert list(infer.class_names(InferConfig(num_classes=150))) == numbers  # a classifier's
+
+
+def test_the_device_is_told_whether_tf32_is_allowed(folder, monkeypatch):
+    told = []
+    monkeypatch.setattr(infer, "use_device", lambda *arguments: told.append(arguments))
+    for allowed in ("false", "true"):
+        with pytest.raises(UserError, match=r"missing\.ckpt does not exist"):
+            run(
+                *("--ckpt_path", folder / "missing.ckpt", "--images", folder / "photographs"),
+                *("--allow_tf32", allowed),
+            )
+    assert told == [("CPU", False), ("CPU", True)]
 
 
 @pytest.mark.slow

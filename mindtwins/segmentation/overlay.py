@@ -100,20 +100,15 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(findfont("DejaVu Sans"), FONT)  # it comes with matplotlib
 
 
-def write_labels(
-    path: str | os.PathLike[str], labels: np.ndarray, *, reduce_zero_label: bool = False
-) -> None:
+def write_labels(path: str | os.PathLike[str], labels: np.ndarray) -> None:
     """Write a label file such as `ImageLabelFolder` reads: 8-bit greyscale PNG of class numbers.
 
     Args:
         path: of the PNG.
         labels: uint8 (height, width); 255 for no class.
-        reduce_zero_label: whether to count the classes from 1, with 0 for no class.
 
     Raises:
         UserError: the file cannot be written.
     """
-    if reduce_zero_label:
-        labels = labels + np.uint8(1)  # 255 becomes 0
     with atomic_write(path) as stream:
         Image.fromarray(labels).save(stream, format="png")

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor, nn
+from PIL import Image
 from tqdm import tqdm
 
 from mindtwins.data.decode import read_picture
+from mindtwins.errors import UserError
 from mindtwins.files import atomic_write
+from mindtwins.models.twins import MINIMUM_SIZE
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.inference import Window, predict_labels
 from mindtwins.segmentation.overlay import distinct_colours, draw_overlay, write_labels
@@ -30,7 +33,7 @@ def segment(
     flip: bool = False,
     window: Window | None = None,
 ) -> list[dict]:
-    """Segment image files; writes `NAME_overlay.png` and `NAME.png`, the class numbers.
+    """Segment image files; writes `NAME_overlay.png` and `NAME_labels.png`, the class numbers.
 
     Args:
         names: of the classes, by number.
@@ -42,12 +45,22 @@ def segment(
         classes with their part of the picture, the largest first.
 
     Raises:
-        UserError: a file is no readable image, or the folder cannot be written.
+        UserError: a file is no readable image or too small, a file to write is one of the images
+            or to be written twice, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    targets = _targets(files, folder)
+    for file in files:
+        _check_size(file, transform)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot create the folder {folder} ({error.strerror}): give another output_dir"
+        ) from error
     palette = PALETTES.get(tuple(names)) or distinct_colours(len(names))
     results = []
-    for file in tqdm(files, unit="image", leave=False, disable=None):
+    pairs = list(zip(files, targets, strict=True))
+    for file, (written, overlay) in tqdm(pairs, unit="image", leave=False, disable=None):
         picture = read_picture(file)
         labels = predict_labels(
             lambda images: model(Tensor(images)).asnumpy(),
@@ -56,9 +69,7 @@ def segment(
             flip=flip,
             window=window,
         )[0]
-        written = folder / f"{file.stem}.png"
         write_labels(written, labels)
-        overlay = folder / f"{file.stem}_overlay.png"
         with atomic_write(overlay) as stream:
             draw_overlay(picture, labels, names, palette).save(stream, format="png")
         areas = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
@@ -72,6 +83,54 @@ def segment(
             }
         )
     return results
+
+
+def _targets(files: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
+    """The label file and the overlay of each image.
+
+    Raises:
+        UserError: one of them is an image itself, or is another image's.
+    """
+    images = {file.resolve(): file for file in files}
+    sources: dict[Path, Path] = {}
+    targets = []
+    for file in files:
+        pair = folder / f"{file.stem}_labels.png", folder / f"{file.stem}_overlay.png"
+        for target in pair:
+            place = target.resolve()
+            if place in images:
+                raise UserError(
+                    f"segmenting {file} would overwrite the image {images[place]}: give another "
+                    "output_dir, or take that image away"
+                )
+            if place in sources:
+                raise UserError(
+                    f"{sources[place]} and {file} would both be written to {target}: rename one "
+                    "of them"
+                )
+            sources[place] = file
+        targets.append(pair)
+    return targets
+
+
+def _check_size(file: Path, transform: TestTransform) -> None:
+    """Check, by an image's header, that all of its views are large enough for the model.
+
+    Raises:
+        UserError: one is not, or the file is no readable image.
+    """
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+    except Exception:  # see read_rgb: whatever the decoder meets
+        width, height = read_picture(file).size  # says what is wrong with it
+    for view_width, view_height in transform.sizes(width, height):
+        if min(view_width, view_height) < MINIMUM_SIZE:
+            raise UserError(
+                f"{file} is {width} x {height} pixels, {view_width} x {view_height} after "
+                f"resizing, but the model needs {MINIMUM_SIZE} on each side: crop the image "
+                "closer to a square, or raise resize_scale or test_ratios"
+            )
 
 
 def describe(result: dict, top_k: int) -> str:
