@@ -18,11 +18,12 @@ from mindtwins.layers import (
     WindowAttention,
 )
 
-# What an fp16 level computes in float32, and what O1 computes in fp16.
+# What an fp16 level computes in float32, and what O1 computes in fp16. Statistics over a batch are
+# always float32.
 _SENSITIVE = {
     "O1": (LayerNorm, BatchNorm, WindowAttention, CrossAttention),
     "O2": (LayerNorm, BatchNorm),
-    "O3": (),
+    "O3": (BatchNorm,),
 }
 _PRODUCTS = (Dense, PatchConv, DepthwiseConv3x3, Conv1x1, Conv3x3)
 
@@ -61,7 +62,8 @@ def set_precision(model: nn.Cell, level: str) -> nn.Cell:
 
     Args:
         level: "O0" all float32. "O1" linear layers and convolutions in fp16, norms and attention
-            (its softmax) in float32. "O2" fp16 everywhere but in norms. "O3" fp16 everywhere.
+            (its softmax) in float32. "O2" fp16 everywhere but in norms. "O3" fp16 everywhere but
+            in batch norms.
     """
     if level == "O0":
         return model

@@ -10,6 +10,12 @@ from mindspore import Tensor
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision, use_device
 from mindtwins.models import create_model
+from mindtwins.segmentation.variants import create_segmentor
+from mindtwins.training.groups import parameter_groups
+from mindtwins.training.loss_scale import LossScale
+from mindtwins.training.losses import PixelCrossEntropy
+from mindtwins.training.optimizer import AdamW
+from mindtwins.training.step import MicroBatch, TrainStep
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +44,36 @@ def test_precision_levels_compute_in_fp16(level: str, weights: dict):
     full, half = logits("O0"), logits(level)
     difference = np.abs(half - full).max() / full.std()
     assert 1e-5 < difference < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+def test_a_segmentor_takes_a_step_at_each_level(level: str):
+    """The loss and the batch norms' statistics are nearly those of float32, and still float32."""
+    random = np.random.default_rng(0)
+    images = random.normal(size=(4, 3, 64, 64)).astype(np.float32)
+    labels = random.integers(0, 10, (4, 64, 64)).astype(np.int32)
+
+    def step(level: str) -> tuple[float, dict[str, np.ndarray]]:
+        ms.set_seed(0)
+        model = create_segmentor("fpn_svt_tiny", num_classes=10).set_train()
+        for parameter in model.trainable_params():
+            generator = np.random.default_rng(len(parameter.name))
+            noise = generator.normal(size=parameter.shape).astype(np.float32) / 20
+            parameter.set_data(Tensor(noise + parameter.name.endswith("gamma"), ms.float32))
+        optimizer = AdamW(parameter_groups(set_precision(model, level), 0.0))
+        scale = LossScale(1.0, 1, dynamic=False)
+        taken = TrainStep(model, PixelCrossEntropy((1.0,)), optimizer, scale)
+        loss = taken([MicroBatch(images, labels)], 1e-3).loss
+        moving = {p.name: p for p in model.get_parameters() if "moving" in p.name}
+        assert all(p.dtype == ms.float32 for p in moving.values())
+        return loss, {name: p.asnumpy() for name, p in moving.items()}
+
+    (full, expected), (half, found) = step("O0"), step(level)
+    assert 0 < abs(half - full) / full < 0.02
+    for name, statistics in expected.items():
+        error = np.linalg.norm(found[name] - statistics) / np.linalg.norm(statistics)
+        assert error < 0.02, name
 
 
 @pytest.mark.parametrize("allow_tf32", [False, True])
