@@ -1,7 +1,8 @@
 """Evaluate a checkpoint: `python validate.py -c configs/svt_s_gpu.yaml --ckpt_path svt_small.ckpt`.
 
---data_dir is a folder with the split (`val/`), or the ImageFolder itself. The same command after
-`mpirun -n 8` or as msrun's script shares the images among several devices, with the same result.
+--data_dir is a folder with the split (`val/`), or the ImageFolder itself; for segmentation a folder
+with the split below `images/` and `annotations/`. The same command after `mpirun -n 8` or as
+msrun's script shares the images among several devices, with the same result.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mindtwins.files import atomic_write
 
 if TYPE_CHECKING:
     from mindtwins.tasks import Task
+    from mindtwins.training.distributed import World
 
 
 def main(argv: list[str]) -> None:
@@ -46,13 +48,14 @@ def evaluate(config: ValidateConfig, task: Task) -> None:
     model, _ = task.build_model(world)
     evaluator = task.evaluator(model, data, world)
     metrics = evaluator.evaluate()
-    images_per_second = world.total("speed", evaluator.images_per_second)
+    images_per_second = total_speed(world, evaluator.images_per_second)
     skipped = world.total("skipped", evaluator.skipped)
     if not world.is_main:
         return
-    print(
-        f"{task.report(metrics, data)}, {metrics.images} images, {images_per_second:.1f} images/s"
-    )
+    speed = "speed not measured"  # all the time went into compiling for new sizes
+    if images_per_second is not None:
+        speed = f"{images_per_second:.1f} images/s"
+    print(f"{task.report(metrics, data)}, {metrics.images} images, {speed}")
     if skipped:
         print(f"{skipped} unreadable images were left out")
     if config.output_json:
@@ -65,6 +68,12 @@ def evaluate(config: ValidateConfig, task: Task) -> None:
         }
         with atomic_write(config.output_json) as file:
             file.write(json.dumps(result, indent=2).encode() + b"\n")
+
+
+def total_speed(world: World, speed: float | None) -> float | None:
+    """The sum of every rank's images per second; None if a rank has not measured its own."""
+    speeds = [json.loads(there) for there in world.exchange("speed", json.dumps(speed).encode())]
+    return None if None in speeds else sum(speeds)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,9 @@ def option(
     )
 
 
+# How a training starts: a recipe may state it, but it says nothing of trained weights.
+STARTING_POINT = ("drop_head", "pretrained_backbone")
+
 # The values of `dataset` that go with each task.
 DATASETS = {
     "classification": ("imagefolder", "list", "digits"),
@@ -85,11 +88,14 @@ class ModelSection:
         "", "checkpoint to start from (train.py) or to evaluate (validate.py)", free=True
     )
     drop_head: bool = option(
-        False, "start with fresh classifiers: do not load the last layers of ckpt_path", free=True
+        False,
+        "train.py: start with fresh classifiers: do not load the last layers of ckpt_path",
+        free=True,
     )
     pretrained_backbone: str = option(
         "",
-        "segmentation: classification checkpoint whose backbone to start from (not with ckpt_path)",
+        "train.py, segmentation: classification checkpoint whose backbone to start from (not with "
+        "ckpt_path)",
         free=True,
     )
     drop_path_rate: float = option(
@@ -121,7 +127,10 @@ class DataSection:
         choices=("imagefolder", "list", "ade20k", "pairs", "digits"),
     )
     data_dir: str = option(
-        "", "folder with the splits, or (validate.py) the ImageFolder itself", free=True
+        "",
+        "folder with the splits, or (validate.py) the ImageFolder itself; segmentation: the folder "
+        "with images/ and annotations/",
+        free=True,
     )
     class_names: str = option(
         "", "text file with a class name per line (infer.py; dataset: pairs)", free=True
@@ -223,7 +232,7 @@ class SegmentationSection:
         "whole", "evaluation: the whole image at once, or in windows", choices=("whole", "slide")
     )
     test_crop: int = option(512, "slide: height and width of the window", at_least=32)
-    test_stride: int = option(341, "slide: distance of the windows", at_least=1)
+    test_stride: int = option(341, "slide: distance of the windows, at most test_crop", at_least=1)
     test_ratios: tuple[float, ...] = option(
         (1.0,), "evaluation: factors of resize_scale whose probabilities are averaged"
     )
@@ -236,7 +245,7 @@ class OptimisationSection:
 
     batch_size: int = option(
         128, "images per rank and micro-batch", at_least=1, free=True
-    )  # free: what must not change is the global batch, checked on resuming
+    )  # free: what must not change is the global batch (segmentation: that of a pass, too)
     gradient_accumulation_steps: int = option(
         1, "micro-batches per optimizer step", at_least=1, free=True
     )
@@ -258,7 +267,7 @@ class OptimisationSection:
     amp_level: str = option(
         "O0",
         "fp16: O0 nothing; O1 linear layers and convolutions; O2 everything but norms and the "
-        "loss; O3 everything but the loss",
+        "loss; O3 everything but the loss and batch norms",
         choices=("O0", "O1", "O2", "O3"),
     )
     loss_scale: float = option(
@@ -308,7 +317,8 @@ class RuntimeSection:
     seed: int = option(0, "seed of the weights, the sampling and every augmentation", at_least=0)
     eval_batch_size: int = option(
         0,
-        "images per rank in evaluation; 0: one and a half times batch_size",
+        "images per rank in evaluation; 0: one and a half times batch_size (segmentation: "
+        "batch_size)",
         at_least=0,
         free=True,
     )
@@ -355,7 +365,7 @@ class TrainSection:
         free=True,
     )
     dry_run: bool = option(
-        False, "build everything, run one step, report time and memory, write nothing", free=True
+        False, "build everything, run two steps, report time and memory, write nothing", free=True
     )
     summary: bool = option(False, "print the model's summary and exit", free=True)
 
@@ -408,6 +418,11 @@ class Config(
                 raise UserError(f"{name} must be two numbers above 0, not {_show(pair)}")
         if not self.test_ratios or min(self.test_ratios) <= 0:
             raise UserError(f"test_ratios must be above 0, not {_show(self.test_ratios)}")
+        if self.test_mode == "slide" and self.test_stride > self.test_crop:
+            raise UserError(
+                f"test_stride ({self.test_stride}) must not be above test_crop ({self.test_crop}): "
+                "pixels between the windows would have no class"
+            )
         if not all(0 < beta < 1 for beta in self.betas):
             raise UserError(f"betas must lie between 0 and 1, not {_show(self.betas)}")
         for name in ("mean", "std"):
@@ -423,12 +438,6 @@ class Config(
                 f"warmup_epochs ({self.warmup_epochs}) must be fewer than epoch_size "
                 f"({self.epoch_size})"
             )
-        if self.drop_head and not self.ckpt_path:
-            raise UserError("drop_head needs ckpt_path, the checkpoint whose head is left out")
-        if self.pretrained_backbone and (self.ckpt_path or self.task != "segmentation"):
-            raise UserError(
-                "pretrained_backbone is for segmentation without ckpt_path, which holds a backbone"
-            )
         if self.dataset == "list" and not self.val_list:
             raise UserError("dataset: list needs val_list (and train_list to train)")
         if self.dataset == "pairs" and not self.class_names:
@@ -438,6 +447,15 @@ class Config(
 @dataclass(frozen=True)
 class TrainConfig(TrainSection, Config):
     """What train.py takes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drop_head and not self.ckpt_path:
+            raise UserError("drop_head needs ckpt_path, the checkpoint whose head is left out")
+        if self.pretrained_backbone and (self.ckpt_path or self.task != "segmentation"):
+            raise UserError(
+                "pretrained_backbone is for segmentation without ckpt_path, which holds a backbone"
+            )
 
 
 @dataclass(frozen=True)
@@ -455,6 +473,8 @@ class InferConfig(InferSection, Config):
 
 def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) -> AnyConfig:
     """Read the configuration of a script from its arguments.
+
+    Only train.py takes over `STARTING_POINT`; for the others those options keep their defaults.
 
     Args:
         cls: TrainConfig, ValidateConfig or InferConfig.
@@ -479,6 +499,8 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
     for name, value in given.items():
         values[name] = _convert(cls, name, value, f"command line: --{name}")
     values.setdefault("output_dir", "outputs/run")
+    if not issubclass(cls, TrainConfig):
+        values = {name: value for name, value in values.items() if name not in STARTING_POINT}
     return cls(**values)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mindtwins.config import (
+    InferConfig,
     TrainConfig,
     ValidateConfig,
     as_dict,
@@ -103,12 +104,36 @@ def test_mistakes_on_the_command_line(argv: list[str], message: str):
         (["--epoch_size", "5"], "warmup_epochs (5) must be fewer than epoch_size (5)"),
         (["--drop_head"], "drop_head needs ckpt_path"),
         (["--dataset", "list"], "dataset: list needs val_list"),
+        (["--pretrained_backbone", "a.ckpt"], "pretrained_backbone is for segmentation without"),
+        (
+            ["--test_mode", "slide", "--test_stride", "600"],
+            "test_stride (600) must not be above test_crop (512)",
+        ),
     ],
 )
 def test_values_that_do_not_go_together(argv: list[str], message: str):
     with pytest.raises(UserError) as caught:
         parse(*argv)
     assert message in str(caught.value)
+
+
+def test_windows_may_touch_and_whole_pictures_need_none():
+    assert parse("--test_mode", "slide", "--test_stride", "512").test_stride == 512
+    assert parse("--test_stride", "600").test_mode == "whole"
+
+
+@pytest.mark.parametrize("cls", [ValidateConfig, InferConfig])
+def test_only_a_training_has_a_starting_point(tmp_path: Path, cls: type):
+    """Else a recipe's own best.ckpt could not be evaluated with the recipe."""
+    path = tmp_path / "recipe.yaml"
+    words = ["-c", str(path), "--ckpt_path", "best.ckpt"]
+    path.write_text("drop_head: true")
+    assert parse(*words).drop_head
+    assert not parse_config(cls, words, "").drop_head
+    path.write_text("task: segmentation\npretrained_backbone: svt.ckpt")
+    with pytest.raises(UserError, match="pretrained_backbone is for segmentation without ckpt"):
+        parse(*words)
+    assert parse_config(cls, words, "").pretrained_backbone == ""
 
 
 def test_missing_and_broken_files(tmp_path: Path):

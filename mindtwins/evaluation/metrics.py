@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mindtwins.errors import UserError
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -76,10 +78,14 @@ class ImageScores:
         self.loss[index] = loss.view(np.float64)
 
     def metrics(self) -> Metrics:
-        """Metrics over the images seen so far; sums are exact, so their order does not matter."""
+        """Metrics over the images seen so far; sums are exact, so their order does not matter.
+
+        Raises:
+            UserError: there are none.
+        """
         seen = self.place >= 0
         images = int(seen.sum())
         if not images:
-            raise ValueError("no image was evaluated")
+            raise UserError("no image was evaluated: none of them could be read")
         top1, top5 = (100 * int((self.place[seen] < k).sum()) / images for k in (1, 5))
         return Metrics(top1, top5, math.fsum(self.loss[seen]) / images, images)

@@ -25,6 +25,9 @@ class SegmentationEvaluator:
         window: sliding windows instead of whole pictures.
         show_progress: draw a bar where there is a terminal.
         exchange: (label, bytes) -> every process's bytes, if several share the pictures.
+
+    Attributes:
+        images_per_second: see `evaluate`.
     """
 
     def __init__(
@@ -42,7 +45,8 @@ class SegmentationEvaluator:
         self._window = window
         self._show_progress = show_progress
         self._exchange = exchange
-        self.images_per_second = 0.0
+        self.images_per_second: float | None = None
+        self._compiled_for: set[tuple[int, ...]] = set()
 
     @property
     def skipped(self) -> int:
@@ -52,13 +56,16 @@ class SegmentationEvaluator:
     def evaluate(self) -> SegmentationMetrics:
         """Evaluate every picture once.
 
-        `images_per_second` afterwards says how fast this process was, reading the files included;
-        batches of a size that was not seen before, and so compiled for, are left out.
+        `images_per_second` afterwards says how fast this process was, reading the files included.
+        Batches for which a graph was compiled are left out; None if there were no others.
+
+        Raises:
+            UserError: a pair cannot be read, or no pixel is labelled.
         """
         self._forward.set_train(False)
         data = self._loader.dataset
         areas = ConfusionAreas(data.num_classes)
-        compiled_for, counted, seconds = set(), 0, 0.0
+        counted, seconds = 0, 0.0
         batches = tqdm(
             self._loader,
             desc="evaluating",
@@ -68,6 +75,7 @@ class SegmentationEvaluator:
         )
         started = time.perf_counter()
         for batch in batches:
+            graphs = len(self._compiled_for)
             predictions = predict_labels(
                 self._logits,
                 batch.images,
@@ -78,12 +86,11 @@ class SegmentationEvaluator:
             for row in np.flatnonzero(batch.valid):
                 areas.add(predictions[row], batch.labels[row], data.label_paths[batch.index[row]])
             finished = time.perf_counter()
-            if batch.images[0].shape in compiled_for:
+            if len(self._compiled_for) == graphs:
                 counted += int(batch.valid.sum())
                 seconds += finished - started
-            compiled_for.add(batch.images[0].shape)
             started = finished
-        self.images_per_second = counted / seconds if counted else 0.0
+        self.images_per_second = counted / seconds if counted else None
         if self._exchange is not None:
             everyones = self._exchange("areas", areas.to_bytes())
             areas = ConfusionAreas(data.num_classes)
@@ -92,4 +99,5 @@ class SegmentationEvaluator:
         return areas.metrics()
 
     def _logits(self, images: np.ndarray) -> np.ndarray:
+        self._compiled_for.add(images.shape)
         return self._forward(Tensor(images)).asnumpy()

@@ -5,9 +5,10 @@ size; each pixel's class is the one with the highest logit. With several views (
 the one with the highest mean probability. Large pictures can be covered by sliding windows, whose
 logits are averaged where they overlap.
 
-150 classes at a picture's own size are 50 million numbers or more, so nothing of that size is ever
-stored: both resizes are one linear map per axis, applied tile by tile as two small matrix products,
-and a tile is reduced to its classes while it lies in the cache.
+150 classes at a picture's own size are 50 million numbers or more, so they are never stored: both
+resizes are one linear map per axis, applied tile by tile as two small matrix products, and a tile
+is reduced to its classes while it lies in the cache. Sliding windows do store the sum of their
+logits, at the size of the network's input: 4 bytes for each pixel and class.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Window:
 
     Args:
         size: in pixels.
-        stride: from one window to the next; the last one is moved back into the picture.
+        stride: from one window to the next, at most `size`, so that every pixel is covered; the
+            last window is moved back into the picture.
     """
 
     size: int

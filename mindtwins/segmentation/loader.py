@@ -37,7 +37,8 @@ class SegmentationBatch:
 class SegmentationLoader:
     """Yields the evaluation batches of one rank; see `build_segmentation_loader`.
 
-    `len(loader)` is the number of this rank's batches. Iterating again starts over.
+    `len(loader)` is the number of this rank's batches. Iterating again starts over. A batch of
+    which no picture can be read is left out.
 
     Attributes:
         dataset: the pairs.
@@ -75,8 +76,9 @@ class SegmentationLoader:
             self.skipped += report(
                 self.dataset.paths, index, row["problems"], self._skip_bad_images
             )
-            views = tuple(row[name] for name in row if name.startswith("view"))
-            yield SegmentationBatch(views, row["labels"], index, row["valid"])
+            if row["valid"].any():  # else its size may be unknown, too
+                views = tuple(row[name] for name in row if name.startswith("view"))
+                yield SegmentationBatch(views, row["labels"], index, row["valid"])
 
 
 def build_segmentation_training_loader(

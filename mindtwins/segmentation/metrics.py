@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mindtwins.errors import UserError
 from mindtwins.segmentation.dataset import IGNORED
 
 
@@ -132,10 +133,14 @@ class ConfusionAreas:
         """Metrics over the pictures so far.
 
         Raises:
-            ValueError: no pixel was labelled.
+            UserError: no pixel was labelled.
         """
         if not self.labelled.any():
-            raise ValueError("no labelled pixel was evaluated")
+            raise UserError(
+                f"no labelled pixel was evaluated in {self.images} pictures: check that the label "
+                "files of the validation split hold more than ignored pixels, and that its images "
+                "can be read"
+            )
         union = self.predicted + self.labelled - self.intersection
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan: the class does not occur
             iou = 100 * (self.intersection / union)

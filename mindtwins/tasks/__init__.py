@@ -50,11 +50,12 @@ class Evaluator(Protocol):
     """Evaluates a model again and again.
 
     Attributes:
-        images_per_second: of this process in the last evaluation, compilation left out.
+        images_per_second: of this process in the last evaluation, compilation left out; None if
+            nothing else was left to measure.
         skipped: unreadable images that this process left out of it.
     """
 
-    images_per_second: float
+    images_per_second: float | None
     skipped: int
 
     def evaluate(self) -> Metrics:

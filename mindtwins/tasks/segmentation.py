@@ -29,6 +29,7 @@ from mindtwins.segmentation.variants import (
     create_segmentor,
     segmentor_metadata,
     settle_widths,
+    split_name,
 )
 from mindtwins.tasks.recipe import asked_dialect, check_data, load_start, loader_options, read_start
 from mindtwins.training.distributed import World
@@ -123,9 +124,10 @@ class Segmentation:
         """This rank's augmented batches.
 
         Raises:
-            UserError: fewer images than a global batch.
+            UserError: fewer images than a global batch, or too few for a batch norm.
         """
         config = self.config
+        self._check_batch_norms(config.batch_size * world.size)
         transform = SegmentationTransform(
             config.image_size,
             config.mean,
@@ -144,6 +146,23 @@ class Segmentation:
             accumulation=config.gradient_accumulation_steps,
             **loader_options(config, world),
         )
+
+    def _check_batch_norms(self, images: int) -> None:
+        """Raise unless batch norms see two values per channel or more in a pass of `images`.
+
+        UPerNet pools the deepest map to one pixel; Semantic FPN normalises it as it is.
+        """
+        config = self.config
+        head, _ = split_name(config.model)
+        side = config.image_size // 32
+        if config.patch_rounding != "floor":
+            side = -(-config.image_size // 32)
+        if images < 2 and (head == "upernet" or side == 1):
+            raise UserError(
+                f"batch_size is {config.batch_size}, but the batch norms of {config.model} need at "
+                f"least 2 images of {config.image_size} x {config.image_size} pixels at once "
+                "(batch_size x ranks): raise it"
+            )
 
     def loss(self) -> nn.Cell:
         """Cross entropy per pixel, the auxiliary head's with a weight."""

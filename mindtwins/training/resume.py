@@ -46,6 +46,11 @@ def check_continuation(checkpoint: Checkpoint, now: Mapping) -> list[str]:
     for name in ("global_batch", "training_images"):
         if then[name] != now[name]:
             changed[name.replace("_", " ")] = (then[name], now[name])
+    if now["recipe"]["task"] == "segmentation":
+        # Batch norms take their statistics from the images of one pass.
+        was, is_now = _images_per_pass(then), _images_per_pass(now)
+        if was != is_now:
+            changed["images per pass (batch_size x ranks)"] = (was, is_now)
     if changed:
         raise UserError(
             f"cannot continue {checkpoint.path} with another recipe ({_listing(changed)}): restore "
@@ -59,6 +64,10 @@ def check_continuation(checkpoint: Checkpoint, now: Mapping) -> list[str]:
 
 def _listing(changed: Mapping[str, tuple]) -> str:
     return ", ".join(f"{name}: {was} -> {is_now}" for name, (was, is_now) in changed.items())
+
+
+def _images_per_pass(identity: Mapping) -> int:
+    return identity["global_batch"] // identity["recipe"]["gradient_accumulation_steps"]
 
 
 def _fingerprint(entries: Iterable[str]) -> str:

@@ -46,7 +46,9 @@ class StepResult(NamedTuple):
 
 
 class TrainStep:
-    """Makes optimizer steps, each of one or more micro-batches; many equal one large batch.
+    """Makes optimizer steps, each of one or more micro-batches.
+
+    Many micro-batches equal one large batch, except batch norms, which see one at a time.
 
     A step with non-finite gradients leaves weights and moments as they were, and halves a dynamic
     loss scale. All shapes and the number of micro-batches are fixed: graphs are compiled once.

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
+from mindtwins.errors import UserError
 from mindtwins.evaluation import ImageScores
 
 
@@ -85,3 +86,8 @@ def test_process_without_images_shares_nothing():
     scores = ImageScores(2)
     scores.add_bytes(ImageScores(2).to_bytes())
     assert (scores.place == -1).all()
+
+
+def test_nothing_evaluated_is_told_in_a_sentence():
+    with pytest.raises(UserError, match="no image was evaluated: none of them could be read"):
+        ImageScores(3).metrics()

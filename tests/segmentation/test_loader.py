@@ -163,6 +163,14 @@ def test_damaged_pairs_are_skipped(
     assert set(used) <= set(good) and training.skipped == 3
 
 
+def test_batches_without_a_readable_picture_are_left_out(pairs: ImageLabelFolder) -> None:
+    for index in (1, 3, 5):  # a header that cannot be read, and all pictures of a size
+        Path(pairs.paths[index]).write_bytes(b"")
+    loader = evaluation_loader(pairs, skip_bad_images=True)
+    batches = [batch.index[batch.valid].tolist() for batch in loader]
+    assert batches == [[0, 2], [4, 6], [7]] and loader.skipped == 3
+
+
 @pytest.mark.parametrize("workers", [{}, {"python_multiprocessing": True}])
 @pytest.mark.parametrize("skip_bad_images", [False, True])
 def test_wrong_labels_always_stop_the_run(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
+from mindtwins.errors import UserError
 from mindtwins.segmentation.metrics import ConfusionAreas, SegmentationMetrics
 
 CLASSES = 6
@@ -119,7 +120,7 @@ def test_prediction_of_ignored_pixels_does_not_matter() -> None:
 def test_nothing_labelled() -> None:
     areas = ConfusionAreas(2)
     areas.add(np.zeros((2, 2), int), np.full((2, 2), 255))
-    with pytest.raises(ValueError, match="no labelled pixel"):
+    with pytest.raises(UserError, match="no labelled pixel was evaluated in 1 pictures: check"):
         areas.metrics()
 
 

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import torch
 from mindspore import Tensor, nn
-from parity import assert_same_up_to_rounding, copy_weights, name_in_torch, photographs
+from parity import (
+    assert_same_up_to_rounding,
+    copy_weights,
+    name_in_torch,
+    on_or_off,
+    photographs,
+)
 
 import mindtwins
 from mindtwins.conversion.verify import TOLERATED
@@ -206,20 +212,6 @@ def gradients_in_torch(reference, images, weights):
     total.backward()
     found = {name: p.grad.numpy() for name, p in reference.named_parameters()}
     return found | {n: b.numpy() for n, b in reference.named_buffers() if "running" in n}
-
-
-def on_or_off(reference):
-    """Random weights, but those of batch norms open or shut each channel's ReLU for good.
-
-    A value that rounding puts on the other side of zero changes gradients by 1e-3, in torch too.
-    """
-    randomise(reference)
-    generator = torch.Generator().manual_seed(1)
-    for module in reference.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            sign = torch.randint(0, 2, module.bias.shape, generator=generator) * 2 - 1
-            module.bias.data = 10.0 * sign * module.weight.data.abs()
-    return reference
 
 
 @pytest.mark.slow

@@ -77,6 +77,27 @@ def test_mistakes(data: Path):
         create_task(recipe(data, model="fpn_svt_tini")).build_model(World())
 
 
+@pytest.mark.parametrize(
+    ("changes", "ranks", "refused"),
+    [
+        ({"model": "upernet_svt_tiny", "image_size": 64}, 1, True),
+        ({"model": "upernet_svt_tiny", "image_size": 64}, 2, False),
+        ({"model": "fpn_svt_tiny"}, 1, True),
+        ({"model": "fpn_svt_tiny", "batch_size": 2}, 1, False),
+        ({"model": "fpn_svt_tiny", "image_size": 33}, 1, False),
+        ({"model": "fpn_svt_tiny", "image_size": 63, "patch_rounding": "floor"}, 1, True),
+    ],
+)
+def test_batch_norms_need_two_values(data: Path, changes: dict, ranks: int, refused: bool):
+    task = create_task(recipe(data, **{"batch_size": 1, **changes}))
+    train = task.find_data("train")
+    if not refused:
+        task.training_loader(train, World(size=ranks))
+        return
+    with pytest.raises(UserError, match=r"batch_size is 1, .* need at least 2 images"):
+        task.training_loader(train, World(size=ranks))
+
+
 def test_fresh_classifiers_and_recorded_dialect(data: Path, tmp_path: Path):
     model, metadata = create_task(recipe(data, patch_rounding="floor")).build_model(World())
     weights = {p.name: p.asnumpy() for p in model.get_parameters()}
@@ -109,8 +130,10 @@ def test_validation_is_the_protocol_by_hand(
         parameter.set_data(Tensor(values.astype(np.float32)))
     weights = {p.name: p.asnumpy() for p in model.get_parameters()}
     save_checkpoint(tmp_path / "a.ckpt", weights, metadata)
+    (tmp_path / "fine_tuning.yaml").write_text("drop_head: true\n")  # the checkpoint's is meant
     validate.main(
         [
+            *("-c", str(tmp_path / "fine_tuning.yaml")),
             *("--task", "segmentation", "--dataset", "pairs", "--data_dir", str(data)),
             *("--class_names", str(data / "classes.txt"), "--model", "fpn_svt_tiny"),
             *("--num_classes", "3", "--resize_scale", "64,32", "--eval_batch_size", "2"),
@@ -143,6 +166,14 @@ def test_validation_is_the_protocol_by_hand(
     assert result["accuracy"]["nowhere"] is None
     printed = capsys.readouterr().out
     assert f"mIoU {result['miou']:.2f} %" in printed and "nowhere" in printed
+
+
+def test_speed_is_a_sum_over_ranks_or_unknown(monkeypatch: pytest.MonkeyPatch):
+    assert validate.total_speed(World(), 2.5) == 2.5
+    assert validate.total_speed(World(), None) is None
+    monkeypatch.setattr(World, "exchange", lambda self, label, payload: [payload, b"1.5"])
+    assert validate.total_speed(World(), 2.5) == 4.0
+    assert validate.total_speed(World(), None) is None
 
 
 def test_the_demo_recipe_is_for_the_digits():

@@ -49,6 +49,22 @@ def test_what_would_be_silently_wrong_is_refused(now: dict, message: str):
     assert message in str(caught.value) and "step_00000007.ckpt" in str(caught.value)
 
 
+def test_a_segmentor_s_batch_norms_see_as_many_images_as_before():
+    """Two ranks of 8 images are one of 16; 8 images twice are not."""
+
+    def identity(**options: int) -> dict:
+        return run_identity(TrainConfig(task="segmentation", **options), IMAGES, 16)
+
+    then = identity(batch_size=8)
+    assert check_continuation(saved(then), identity(batch_size=16)) == [
+        "continuing with another batch_size: 8 -> 16"
+    ]
+    now = identity(batch_size=8, gradient_accumulation_steps=2)
+    message = r"\(images per pass \(batch_size x ranks\): 16 -> 8\)"
+    with pytest.raises(UserError, match=message):
+        check_continuation(saved(then), now)
+
+
 @pytest.mark.parametrize("metadata", [None, {"variant": "svt_small"}])
 def test_weights_alone_are_no_run(metadata: dict | None):
     with pytest.raises(UserError, match="holds no training run"):
