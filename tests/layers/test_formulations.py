@@ -71,8 +71,22 @@ def test_gelu_is_the_exact_one(formulation):
     check(layer, reference, tokens(2, 30, 5, 7))
 
 
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_logits_are_as_precise_as_a_product_can_be(formulation):
+    """Sums of 512 terms, a few of them: a plain chain of additions would be off by 4e-7."""
+    with layers.use_formulation(formulation):
+        layer = layers.Dense(512, 1000)
+    reference = torch.nn.Linear(512, 1000)
+    copy(reference, layer)
+    x = tokens(2, 512)
+    with torch.no_grad():
+        exact = reference.double()(torch.from_numpy(x).double()).numpy()
+    error = layer(Tensor(x)).asnumpy() - exact
+    assert error.std() < 2e-7 * exact.std()
+
+
 @pytest.mark.parametrize("channels", [6, 1030])
-@pytest.mark.parametrize("rows", [2, 97, 98])
+@pytest.mark.parametrize("rows", [2, 16, 97, 98])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_dense_for_few_rows_and_many(formulation, rows, channels):
     with layers.use_formulation(formulation):
