@@ -10,6 +10,7 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def graph_mode():
-    """Every test starts in graph mode, whatever the one before it set."""
+def same_start():
+    """Every test starts in graph mode and with the same seed, whatever the one before it did."""
     ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_seed(0)
