@@ -185,7 +185,7 @@ def load_into(
     Raises:
         UserError: something does not fit; the message names it.
     """
-    from mindspore import Tensor, dtype_to_nptype
+    from mindspore import Tensor
 
     tensors = checkpoint.tensors
     parameters = {
@@ -194,7 +194,7 @@ def load_into(
         if parameter.name in tensors or not parameter.name.startswith(tuple(allow_missing))
     }
     wanted = {
-        name: (tuple(parameter.shape), np.dtype(dtype_to_nptype(parameter.dtype)))
+        name: (tuple(parameter.shape), np.dtype(str(parameter.dtype).lower()))
         for name, parameter in parameters.items()
     }
     problems = list_names("lacks", [name for name in wanted if name not in tensors])
