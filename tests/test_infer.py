@@ -93,6 +93,7 @@ def test_class_names_must_fit(folder):
         )
 
 
+@pytest.mark.slow
 def test_segmented_pictures(tmp_path, capsys):
     """A checkpoint of 11 classes, without a config: its classes are not the digits."""
     config = InferConfig(task="segmentation", model="fpn_svt_tiny", num_classes=11)

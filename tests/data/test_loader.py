@@ -116,7 +116,9 @@ def test_evaluation_batches_hold_what_they_say(jpegs: ImageFolder) -> None:
 
 WORKERS = [
     {"num_parallel_workers": 2},
-    {"num_parallel_workers": 2, "python_multiprocessing": True},
+    pytest.param(
+        {"num_parallel_workers": 2, "python_multiprocessing": True}, marks=pytest.mark.slow
+    ),
 ]
 
 

@@ -87,6 +87,7 @@ def test_survivor_that_is_busy_elsewhere_is_ended():
     assert job.seconds < 10
 
 
+@pytest.mark.slow
 def test_forked_child_does_not_hide_the_death_of_its_rank():
     started = time.monotonic()
     job = run_ranks("fork", 1)

@@ -47,6 +47,7 @@ def test_keep_factors_scale_each_branch_per_sample():
     np.testing.assert_allclose(model(images()).asnumpy()[1], dropped[1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_branches_are_drawn_only_in_training_and_only_with_a_rate():
     model = mindtwins.create_model("svt_tiny", num_classes=10, drop_path_rate=0.5)
     evaluated = [model(images()).asnumpy() for _ in range(2)]

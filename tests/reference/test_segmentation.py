@@ -54,7 +54,9 @@ def to_mmsegmentation(official):
     return state
 
 
-@pytest.mark.parametrize("name", ["fpn_svt_tiny", "upernet_pcpvt_small"])
+@pytest.mark.parametrize(
+    "name", ["fpn_svt_tiny", pytest.param("upernet_pcpvt_small", marks=pytest.mark.slow)]
+)
 def test_both_sets_of_names_compute_the_same(name):
     official = randomise(create_segmentation_reference(name, 5, official_names=True))
     other = create_segmentation_reference(name, 5)

@@ -145,7 +145,13 @@ PROTOCOLS = {
 }
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        pytest.param(name, marks=[] if name in ("whole", "all") else pytest.mark.slow)
+        for name in PROTOCOLS
+    ],
+)
 def test_areas_are_those_by_hand(pairs: ImageLabelFolder, protocol: str) -> None:
     ratios, flip, window = PROTOCOLS[protocol]
     evaluator = SegmentationEvaluator(Stub(), loader(pairs, ratios), flip, window, False)
