@@ -7,7 +7,10 @@ from setuptools import Extension, find_packages, setup
 # goes on without it (`optional`), and the layers use MindSpore's own operators.
 KERNELS = Extension(
     "mindtwins.layers.kernels._kernels",
-    [f"mindtwins/layers/kernels/{name}.cpp" for name in ("kernels", "convolution", "maps")],
+    [
+        f"mindtwins/layers/kernels/{name}.cpp"
+        for name in ("kernels", "convolution", "maps", "rearrangement")
+    ],
     depends=["mindtwins/layers/kernels/common.h"],
     language="c++",
     extra_compile_args=["-std=c++17", "-O3", "-march=native", "-pthread"],

@@ -21,8 +21,9 @@ from mindtwins.layers.device import formulation, use_formulation
 from mindtwins.layers.linear import Dense, DenseGELU
 from mindtwins.layers.normalization import LayerNorm
 from mindtwins.layers.padding import crop_top_left, pad_bottom_right
+from mindtwins.layers.rearrangement import channels_first, channels_last
 from mindtwins.layers.reduction import sum_of_squares
-from mindtwins.layers.residual import add_branch, draw_keep
+from mindtwins.layers.residual import add_branch, draw_keep, scale_channels
 from mindtwins.layers.resize import (
     adaptive_average_pool,
     resize_bilinear,
@@ -44,6 +45,8 @@ __all__ = [
     "adaptive_average_pool",
     "add_branch",
     "attend",
+    "channels_first",
+    "channels_last",
     "crop_top_left",
     "draw_keep",
     "formulation",
@@ -54,6 +57,7 @@ __all__ = [
     "resize_bilinear",
     "resize_nearest",
     "resized_cross_entropy",
+    "scale_channels",
     "split_heads",
     "sum_of_squares",
     "use_formulation",

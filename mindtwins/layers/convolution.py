@@ -46,38 +46,59 @@ class PatchConv(_Conv):
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__(in_channels, out_channels, kernel, groups=1)
         self.convolve = _PATCH_CONV[self.formulation]
+        self.patch = ops.zeros((kernel, kernel), ms.float32)
 
     def construct(self, x: Tensor) -> Tensor:
         weight, bias = ops.cast(self.weight, x.dtype), ops.cast(self.bias, x.dtype)
-        return self.convolve(x, weight, bias, self.kernel)
+        return self.convolve(x, weight, bias, self.patch)
 
 
-def _patches_times_matrix(x: Tensor, weight: Tensor, kernel: int) -> Tensor:
-    _, height, width, channels = x.shape
-    rows, columns = height // kernel, width // kernel
-    x = crop_top_left(x, rows * kernel, columns * kernel)
-    x = ops.reshape(x, (-1, rows, kernel, columns, kernel, channels))
-    # A patch's numbers in the order (in, kh, kw), as the weight has them: transposing the weight
-    # instead would cost as much as all patches of a small batch.
-    patches = ops.reshape(ops.transpose(x, (0, 1, 3, 5, 2, 4)), (-1, channels * kernel * kernel))
-    matrix = ops.reshape(weight, (weight.shape[0], -1))
-    product = ops.MatMul(transpose_b=True)(patches, matrix)
-    return ops.reshape(product, (-1, rows, columns, weight.shape[0]))
+# `patch` is a matrix of zeros whose shape is the patch's.
 
 
-def _patch_conv_matmul(x: Tensor, weight: Tensor, bias: Tensor, kernel: int) -> Tensor:
-    return _patches_times_matrix(x, weight, kernel) + bias
-
-
-def _patch_conv_kernel(x: Tensor, weight: Tensor, bias: Tensor, kernel: int) -> Tensor:
-    out = _patches_times_matrix(x, weight, kernel)
-    return kernels.add_bias(out, bias) if x.dtype == ms.float32 else out + bias
-
-
-def _patch_conv_native(x: Tensor, weight: Tensor, bias: Tensor, kernel: int) -> Tensor:
+def _patch_conv_native(x: Tensor, weight: Tensor, bias: Tensor, patch: Tensor) -> Tensor:
     x = ops.transpose(x, (0, 3, 1, 2))
-    x = ops.conv2d(x, weight, stride=kernel, pad_mode="valid")
+    x = ops.conv2d(x, weight, stride=patch.shape, pad_mode="valid")
     return ops.transpose(x, (0, 2, 3, 1)) + bias
+
+
+def _patch_conv_matmul(x: Tensor, weight: Tensor, bias: Tensor, patch: Tensor) -> Tensor:
+    return _multiply(_gather(_whole_patches(x, patch), patch), weight) + bias
+
+
+def _patch_conv_kernel(x: Tensor, weight: Tensor, bias: Tensor, patch: Tensor) -> Tensor:
+    if x.dtype != ms.float32:
+        return _patch_conv_matmul(x, weight, bias, patch)
+    patches = kernels.gather_patches(_whole_patches(x, patch), patch)
+    return kernels.add_bias(_multiply(patches, weight), bias)
+
+
+def _whole_patches(x: Tensor, patch: Tensor) -> Tensor:
+    """Without the rows and columns that fill no whole patch."""
+    side = patch.shape[0]
+    return crop_top_left(x, x.shape[1] // side * side, x.shape[2] // side * side)
+
+
+def _gather(x: Tensor, patch: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, H / side, W / side, C * side * side).
+
+    A patch's numbers in the order (in, kh, kw), as the weight has them: transposing the weight
+    instead would cost as much as all patches of a small batch.
+    """
+    _, height, width, channels = x.shape
+    side = patch.shape[0]
+    rows, columns = height // side, width // side
+    x = ops.reshape(x, (-1, rows, side, columns, side, channels))
+    x = ops.transpose(x, (0, 1, 3, 5, 2, 4))
+    return ops.reshape(x, (-1, rows, columns, channels * side * side))
+
+
+def _multiply(patches: Tensor, weight: Tensor) -> Tensor:
+    """Patches (B, h, w, C * kh * kw) and weight (out, C, kh, kw) -> (B, h, w, out)."""
+    _, rows, columns, size = patches.shape
+    matrix = ops.reshape(weight, (weight.shape[0], size))
+    product = ops.MatMul(transpose_b=True)(ops.reshape(patches, (-1, size)), matrix)
+    return ops.reshape(product, (-1, rows, columns, weight.shape[0]))
 
 
 class DepthwiseConv3x3(_Conv):

@@ -9,6 +9,7 @@ from mindspore.common.initializer import Normal
 from mindtwins.layers import kernels
 from mindtwins.layers.activation import gelu_native, gelu_sigmoid
 from mindtwins.layers.device import formulation
+from mindtwins.layers.rearrangement import swap_axes
 
 # With so many tokens and fewer channels oneDNN copies the whole weight before it multiplies tokens
 # by it, which takes longer than the product; the other way round it does not. Of fewer tokens its
@@ -41,7 +42,8 @@ class Dense(nn.Dense):
         tokens = ops.reshape(x, (-1, self.in_channels))
         few = tokens.shape[0] in _FEW_TOKENS and self.in_channels < _FEW_CHANNELS
         if self.formulation != "native" and few:
-            return ops.transpose(self.matmul(self.weight, tokens), (1, 0))
+            rows = ops.expand_dims(self.matmul(self.weight, tokens), 0)
+            return ops.reshape(swap_axes(rows), (-1, self.out_channels))
         return self.matmul(tokens, self.weight)
 
     def arrange(self, out: Tensor, x: Tensor) -> Tensor:

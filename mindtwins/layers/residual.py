@@ -8,14 +8,29 @@ operators on CPU does.
 
 from __future__ import annotations
 
+import mindspore as ms
 from mindspore import Tensor, ops
+
+from mindtwins.layers import kernels
+from mindtwins.layers.device import formulation
+
+_formulation = ops.constexpr(formulation)
 
 
 def add_branch(x: Tensor, branch: Tensor, keep: Tensor | None) -> Tensor:
     """`x + keep * branch` for tokens (B, H, W, C) and factors (B,), or `x + branch` without."""
     if keep is None:
         return x + branch
-    return x + branch * ops.cast(ops.reshape(keep, (-1, 1, 1, 1)), branch.dtype)
+    factors = ops.broadcast_to(ops.reshape(keep, (-1, 1)), (branch.shape[0], branch.shape[3]))
+    return x + scale_channels(branch, factors)
+
+
+def scale_channels(x: Tensor, factors: Tensor) -> Tensor:
+    """Tokens (B, H, W, C) times factors (B, C), which are not to be differentiated."""
+    factors = ops.cast(factors, x.dtype)
+    if _formulation() == "kernel" and x.dtype == ms.float32:
+        return kernels.scale(x, factors)
+    return x * ops.reshape(factors, (x.shape[0], 1, 1, x.shape[3]))
 
 
 def draw_keep(rates: Tensor, batch: int) -> Tensor:

@@ -26,6 +26,8 @@ from mindtwins.layers import (
     PatchConv,
     WindowAttention,
     add_branch,
+    channels_first,
+    channels_last,
     crop_top_left,
     draw_keep,
     pad_bottom_right,
@@ -305,7 +307,7 @@ class Backbone(nn.Cell):
         `keep`, of shape (2 * blocks, N), holds the factors of `add_branch`; without it they are
         drawn in the graph while training.
         """
-        x = ops.transpose(x, (0, 2, 3, 1))
+        x = channels_last(x)
         if keep is None and self.training and self.drops_paths:
             keep = draw_keep(self.rates, x.shape[0])
         branches = None if keep is None else ops.split(keep, 1, 0)
@@ -377,7 +379,7 @@ class StagesAndLogits(nn.Cell):
 def _channels_first(stages: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     maps = ()
     for tokens in stages:
-        maps = (*maps, ops.transpose(tokens, (0, 3, 1, 2)))
+        maps = (*maps, channels_first(tokens))
     return maps
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
-from mindtwins.layers import BatchNorm, Conv1x1, Conv3x3
+from mindtwins.layers import BatchNorm, Conv1x1, Conv3x3, channels_first, scale_channels
 
 CONVOLUTIONS = {1: Conv1x1, 3: Conv3x3}
 
@@ -47,5 +47,5 @@ class Head(nn.Cell):
         classifier: 0 if dropped, 1 / (1 - rate) if kept. None: no dropout.
         """
         if keep is not None:
-            x = x * ops.cast(ops.reshape(keep, (-1, 1, 1, self.channels)), x.dtype)
-        return ops.transpose(self.conv_seg(x), (0, 3, 1, 2))
+            x = scale_channels(x, keep)
+        return channels_first(self.conv_seg(x))

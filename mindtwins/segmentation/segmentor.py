@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
+from mindtwins.layers import channels_first
 from mindtwins.models.twins import Backbone, Dialect, check_images
 from mindtwins.segmentation.head import Head
 
@@ -107,7 +108,7 @@ class StagesAndLogits(nn.Cell):
         shown = maps if segmentor.neck is None else (*maps, *refined)
         outputs = ()
         for tokens in shown:
-            outputs = (*outputs, ops.transpose(tokens, (0, 3, 1, 2)))
+            outputs = (*outputs, channels_first(tokens))
         outputs = (*outputs, segmentor.decode_head(refined, None))
         if segmentor.auxiliary_head is not None:
             outputs = (*outputs, segmentor.auxiliary_head(maps, None))

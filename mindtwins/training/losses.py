@@ -5,7 +5,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindtwins.layers import resized_cross_entropy
+from mindtwins.layers import channels_last, resized_cross_entropy
 
 # The label of pixels that count as no class.
 IGNORED = 255
@@ -46,6 +46,6 @@ class PixelCrossEntropy(nn.Cell):
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean over all pixels of one output's cross entropy."""
-        logits = ops.transpose(ops.cast(logits, ms.float32), (0, 2, 3, 1))
+        logits = channels_last(ops.cast(logits, ms.float32))
         counted = ops.select(labels != IGNORED, labels, -ops.ones_like(labels))
         return resized_cross_entropy(logits, counted) / labels.size

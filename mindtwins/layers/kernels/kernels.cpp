@@ -482,6 +482,24 @@ OPERATOR(add_bias_gradient, "fff") {
   return 0;
 }
 
+// x (B, ..., C), factors (B, C) -> x * factors
+OPERATOR(scale, "fff") {
+  const float *x = INPUT(0), *factors = INPUT(1);
+  float* y = OUTPUT(2);
+  const int64_t images = shapes[1][0], channels = shapes[1][1];
+  const int64_t rows = product(shapes[0], ranks[0]) / channels;
+  parallel(rows, ROWS, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      const float* factor = factors + row * images / rows * channels;
+      for (int64_t c = 0; c < channels; c += V) {
+        const int64_t n = channels - c, at = row * channels + c;
+        store(y + at, load(x + at, n) * load(factor + c, n), n);
+      }
+    }
+  });
+  return 0;
+}
+
 // x -> (1,): the sum of the squares of all elements
 OPERATOR(sum_of_squares, "ff") {
   const float* x = INPUT(0);

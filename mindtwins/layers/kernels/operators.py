@@ -55,6 +55,58 @@ def _bias_gelu_bprop(x, bias, out, dout):
 bias_gelu = _operator("bias_gelu", lambda x, bias: x, _bias_gelu_bprop)
 
 
+# x (B, ..., C), factors (B, C) -> x * factors; the factors are not to be differentiated
+_scale_gradient = _operator("scale", lambda x, factors: x)
+
+
+def _scale_bprop(x, factors, out, dout):
+    return _scale_gradient(dout, factors), ops.zeros_like(factors)
+
+
+scale = _operator("scale", lambda x, factors: x, _scale_bprop)
+
+
+# x (A, B, C) -> (A, C, B)
+def _swapped(x):
+    return (x[0], x[2], x[1]) if isinstance(x, list | tuple) else x
+
+
+_swap_axes_gradient = _operator("swap_axes", _swapped)
+
+
+def _swap_axes_bprop(x, out, dout):
+    return (_swap_axes_gradient(dout),)
+
+
+swap_axes = _operator("swap_axes", _swapped, _swap_axes_bprop)
+
+
+# x (B, H, W, C), any matrix (k, k), H and W multiples of k -> (B, H / k, W / k, C k k), the numbers
+# of each patch in the order (C, k, k)
+def _patches(x, matrix):
+    if not isinstance(x, list | tuple):
+        return x
+    side = matrix[0]
+    return x[0], x[1] // side, x[2] // side, x[3] * side * side
+
+
+def _pixels(patches, matrix):
+    if not isinstance(patches, list | tuple):
+        return patches
+    side = matrix[0]
+    return patches[0], patches[1] * side, patches[2] * side, patches[3] // (side * side)
+
+
+_gather_patches_gradient = _operator("gather_patches_gradient", _pixels)
+
+
+def _gather_patches_bprop(x, matrix, out, dout):
+    return _gather_patches_gradient(dout, matrix), ops.zeros_like(matrix)
+
+
+gather_patches = _operator("gather_patches", _patches, _gather_patches_bprop)
+
+
 # x -> (1,), the sum of the squares of its elements; not to be differentiated
 sum_of_squares = _operator("sum_of_squares", lambda x: [1] if isinstance(x, list | tuple) else x)
 
