@@ -20,14 +20,14 @@ import time
 from importlib import resources
 from pathlib import Path
 
+from mindtwins.cli import Parser
 from mindtwins.errors import UserError, run_cli
+from mindtwins.files import check_readable
 
 
 def main(argv: list[str]) -> None:
     """Run the demo of a task and print its table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=DEMOS, default="classification")
     parser.add_argument(
         "--output_dir",
@@ -36,6 +36,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--pt_path", type=Path, help="PyTorch checkpoint to convert")
     arguments = parser.parse_args(argv)
+    if arguments.pt_path is not None:
+        check_readable(arguments.pt_path)
     demo = Demo(prepare_folder(arguments.output_dir, arguments.task), arguments.pt_path)
     DEMOS[arguments.task](demo)
     demo.print_table()

@@ -24,7 +24,7 @@ from mindtwins.data.image_folder import EXTENSIONS
 from mindtwins.errors import UserError, run_cli
 from mindtwins.evaluation import predict as classification
 from mindtwins.execution import use_device
-from mindtwins.files import atomic_write
+from mindtwins.files import atomic_write, check_outputs
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation import predict as segmentation
 from mindtwins.segmentation.transforms import TestTransform
@@ -39,6 +39,8 @@ def main(argv: list[str]) -> None:
     if not config.ckpt_path:
         raise UserError("ckpt_path is missing: say which checkpoint with --ckpt_path")
     files = find_files(config.images)
+    outputs = {"--output_json": config.output_json, "--output_png": config.output_png}
+    check_outputs(outputs, [config.ckpt_path, *files])
     use_device(config.device_target, config.allow_tf32)
     config = as_trained(config)
     names = class_names(config)
@@ -54,7 +56,9 @@ def classify(
 ) -> list[dict]:
     """Print the likeliest classes, and draw them if asked to."""
     transform = EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std)
-    results = classification.classify(model, transform, files, names, config.top_k)
+    results = classification.classify(
+        model, transform, files, names, config.top_k, config.skip_bad_images
+    )
     for result in results:
         print(classification.describe(result))
     if config.output_png:
@@ -76,6 +80,7 @@ def segment(
         Path(config.output_dir),
         flip=config.test_flip,
         window=test_window(config),
+        skip_bad_images=config.skip_bad_images,
     )
     for result in results:
         print(segmentation.describe(result, config.top_k))

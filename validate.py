@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mindtwins.config import ValidateConfig, parse_config
 from mindtwins.distribution import launch
 from mindtwins.errors import UserError
-from mindtwins.files import atomic_write
+from mindtwins.files import atomic_write, check_outputs
 
 if TYPE_CHECKING:
     from mindtwins.tasks import Task
@@ -34,6 +34,8 @@ def main(argv: list[str]) -> None:
         return
     if not config.ckpt_path:
         raise UserError("ckpt_path is missing: say which weights to evaluate with --ckpt_path")
+    if rank == 0:
+        check_outputs({"--output_json": config.output_json}, [config.ckpt_path])
     evaluate(config, task)
 
 

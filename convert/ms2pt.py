@@ -10,19 +10,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mindtwins.checkpoint import Checkpoint, load_checkpoint
+from mindtwins.cli import Parser
 from mindtwins.conversion import torch_files
 from mindtwins.conversion.converter import choose_layout, to_torch
 from mindtwins.conversion.layouts import PROJECTS, Layout
-from mindtwins.errors import UserError, run_cli
-from mindtwins.files import check_writable, replaced_file
+from mindtwins.errors import run_cli
+from mindtwins.files import check_outputs, replaced_file
 from mindtwins.tensor_files import write_safetensors
 
 
 def main(argv: list[str]) -> None:
     args = _parse(argv)
-    check_writable(args.pt_path)
-    if args.pt_path.resolve() == args.ckpt_path.resolve():
-        raise UserError(f"{args.ckpt_path} is both source and target: choose another --pt_path")
+    check_outputs({"--pt_path": args.pt_path}, [args.ckpt_path])
     checkpoint = load_checkpoint(args.ckpt_path)
     layout = choose_layout(checkpoint, args.layout)
     tensors = to_torch(checkpoint, layout)
@@ -50,7 +49,7 @@ def _differences(checkpoint: Checkpoint, layout: Layout) -> list[str]:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ms2pt.py",
         description="Convert a MindSpore checkpoint of a Twins classifier or segmentor to a PyTorch"
         " state dict. The values are the same bits.",

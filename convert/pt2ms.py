@@ -14,11 +14,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mindtwins.checkpoint import check_suffix, save_checkpoint
+from mindtwins.cli import Parser
 from mindtwins.conversion.converter import Conversion, from_torch
 from mindtwins.conversion.readers import Source, read_source
 from mindtwins.errors import UserError, run_cli
 from mindtwins.execution import use_device
-from mindtwins.files import atomic_write, check_writable
+from mindtwins.files import atomic_write, check_outputs
 
 if TYPE_CHECKING:
     from mindtwins.conversion.verify import Comparison
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="pt2ms.py",
         description="Convert a PyTorch checkpoint of a Twins model to MindSpore: classifiers with"
         " official or timm names, segmentors of MMSegmentation, sssegmentation and the official"
@@ -101,11 +102,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _check_paths(args: argparse.Namespace) -> None:
     """Find out before the work whether its result has a place."""
     check_suffix(args.ckpt_path)
-    check_writable(args.ckpt_path)
-    if args.report is not None:
-        check_writable(args.report)
-    if args.ckpt_path.resolve() == args.pt_path.resolve():
-        raise UserError(f"{args.pt_path} is both source and target: choose another --ckpt_path")
+    check_outputs({"--ckpt_path": args.ckpt_path, "--report": args.report}, [args.pt_path])
 
 
 def _import_verify() -> ModuleType:

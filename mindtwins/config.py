@@ -8,14 +8,14 @@ the YAML file, flags. An unknown key or a value of the wrong type is an error wh
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
+from mindtwins.cli import Parser, nearest
 from mindtwins.errors import UserError
 
 __all__ = [
@@ -254,7 +254,7 @@ class OptimisationSection:
     weight_decay: float = option(0.05, "decoupled decay", at_least=0)
     no_decay: tuple[str, ...] = option(
         ("1d", "pos_block"),
-        "what is not decayed: 1d (biases, norms), norm, pos_block; empty: all is",
+        "what is not decayed: 1d (biases, norms), norm (layer norms), pos_block; empty: all is",
         choices=("1d", "norm", "pos_block"),
     )
     clip_grad: float = option(5.0, "largest global norm of the gradient; 0: no limit", at_least=0)
@@ -271,7 +271,10 @@ class OptimisationSection:
         choices=("O0", "O1", "O2", "O3"),
     )
     loss_scale: float = option(
-        65536.0, "initial dynamic loss scale (amp_level O1 to O3)", at_least=1
+        65536.0,
+        "initial dynamic loss scale (amp_level O1 to O3)",
+        at_least=1,
+        at_most=2**24,
     )
     loss_scale_window: int = option(
         2000, "finite steps in a row after which the loss scale doubles", at_least=1
@@ -314,7 +317,12 @@ class RuntimeSection:
     distribute: bool = option(
         True, "use the ranks that mpirun or msrun started (a lone process is one rank)", free=True
     )
-    seed: int = option(0, "seed of the weights, the sampling and every augmentation", at_least=0)
+    seed: int = option(
+        0,
+        "seed of the weights, the sampling and every augmentation",
+        at_least=0,
+        at_most=2**32 - 1,
+    )
     eval_batch_size: int = option(
         0,
         "images per rank in evaluation; 0: one and a half times batch_size (segmentation: "
@@ -331,9 +339,7 @@ class OutputSection:
     output_dir: str = option(
         "", "folder of log, curve and checkpoints; empty: outputs/<name of the config>", free=True
     )
-    log_interval: int = option(
-        50, "steps between lines of steps.jsonl and of the screen", at_least=1, free=True
-    )
+    log_interval: int = option(50, "steps between lines of steps.jsonl", at_least=1, free=True)
     val_interval: int = option(1, "epochs between evaluations", at_least=1, free=True)
     save_every_epochs: int = option(1, "epochs between checkpoints", at_least=1, free=True)
     save_every_steps: int = option(
@@ -450,6 +456,11 @@ class TrainConfig(TrainSection, Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.resume and self.overwrite:
+            raise UserError(
+                "resume and overwrite contradict each other: the one continues the run in "
+                "output_dir, the other deletes it"
+            )
         if self.drop_head and not self.ckpt_path:
             raise UserError("drop_head needs ckpt_path, the checkpoint whose head is left out")
         if self.pretrained_backbone and (self.ckpt_path or self.task != "segmentation"):
@@ -484,21 +495,13 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
     Raises:
         UserError: names the file (or the command line), the key and what is wrong.
     """
-    parser = _parser(cls, description)
-    known, rest = parser.parse_known_args(list(argv))
-    for word in rest:
-        if word.startswith("-"):
-            flags = [f"--{name}" for name in _options(cls)]
-            raise UserError(f"command line: unknown flag {_nearest(word.split('=')[0], flags)}")
-        raise UserError(f"command line: {word!r} belongs to no flag")
-    given = vars(known)
+    given = vars(_parser(cls, description).parse_args(argv))
     path = given.pop("config", None)
     values = read_yaml(cls, Path(path)) if path else {}
-    if path:
-        values.setdefault("output_dir", f"outputs/{Path(path).stem}")
     for name, value in given.items():
         values[name] = _convert(cls, name, value, f"command line: --{name}")
-    values.setdefault("output_dir", "outputs/run")
+    if not values.get("output_dir"):
+        values["output_dir"] = f"outputs/{Path(path).stem if path else 'run'}"
     if not issubclass(cls, TrainConfig):
         values = {name: value for name, value in values.items() if name not in STARTING_POINT}
     return cls(**values)
@@ -514,9 +517,11 @@ def read_yaml(cls: type[Config], path: Path, derived: tuple[Path, ...] = ()) -> 
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file")
     try:
-        stated = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if stated is None:  # an empty file
+        stated = {}
     if not isinstance(stated, dict):
         raise UserError(f"{path}: must be lines of `key: value`, not a {type(stated).__name__}")
     base = stated.pop("base", None)
@@ -526,7 +531,7 @@ def read_yaml(cls: type[Config], path: Path, derived: tuple[Path, ...] = ()) -> 
     for name, value in stated.items():
         if name not in _options(cls):
             known = [*_options(cls), "base"]
-            raise UserError(f"{path}: unknown key {_nearest(str(name), known)}")
+            raise UserError(f"{path}: unknown key {nearest(str(name), known)}")
         values[name] = _convert(cls, name, value, f"{path}: {name}")
     return values
 
@@ -564,10 +569,9 @@ def _options(cls: type[Config]) -> dict[str, Field]:
 
 
 def _parser(cls: type[Config], description: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         description=description,
         usage="%(prog)s [-h] [-c YAML] [--key value ...]",
-        allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -586,11 +590,6 @@ def _parser(cls: type[Config], description: str) -> argparse.ArgumentParser:
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"command line: {message}")
-
-
 def _help(item: Field) -> str:
     choices = item.metadata["choices"]
     among = f" ({', '.join(choices)})" if choices and choices[0] not in item.metadata["doc"] else ""
@@ -604,7 +603,7 @@ def _convert(cls: type[Config], name: str, value: Any, where: str) -> Any:
     meta = _options(cls)[name].metadata
     try:
         value = _cast(wanted, value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{where} must be {_type_name(wanted)}, not {value!r}") from None
     allowed = (*meta["choices"], _options(cls)[name].default)
     for item in value if isinstance(value, tuple) else (value,):
@@ -650,11 +649,6 @@ def _type_name(wanted: Any) -> str:
     if get_origin(wanted) is tuple:
         return "words" if get_args(wanted)[0] is str else "numbers"
     return {int: "integer", float: "number", str: "text", bool: "true|false"}[wanted]
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name)
 
 
 def _show(value: Any) -> str:

@@ -45,7 +45,10 @@ def use_device(device_target: str, allow_tf32: bool = False) -> None:
             ms.set_device(device_target)
     except (RuntimeError, ValueError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "unknown reason")
-        raise UserError(f"cannot use device_target {device_target}: {reason}") from error
+        raise UserError(
+            f"cannot use device_target {device_target}: {reason.rstrip('.')}; "
+            "--device_target CPU works everywhere"
+        ) from error
     if device_target == "GPU":
         # Both are stated: MindSpore's own defaults are off for products and on for convolutions.
         precision = ms.device_context.gpu.op_precision

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,6 +43,33 @@ def check_writable(path: str | os.PathLike) -> None:
         raise UserError(f"cannot write {path}: it is a directory")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: {os.strerror(errno.EACCES)}")
+
+
+def check_outputs(
+    outputs: Mapping[str, str | os.PathLike | None], inputs: Iterable[str | os.PathLike]
+) -> None:
+    """Check before long work that a script's results have a place, each one of its own.
+
+    Args:
+        outputs: by flag; a flag that was not given has no path.
+        inputs: files that the script reads.
+
+    Raises:
+        UserError: a file cannot be written, or would take the place of an input or another output.
+    """
+    taken = {Path(path).resolve() for path in inputs}
+    for flag, path in outputs.items():
+        if not path:
+            continue
+        check_writable(path)
+        place = Path(path).resolve()
+        if place in taken:
+            raise UserError(
+                f"{path} is read or written by this command already: choose another {flag}"
+            )
+        taken.add(place)
 
 
 @contextlib.contextmanager

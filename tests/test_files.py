@@ -4,8 +4,18 @@ import stat
 
 import pytest
 
-from mindtwins.errors import UserError
+from mindtwins.errors import UserError, run_cli
 from mindtwins.files import atomic_write, check_writable, read_file, replaced_file
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_the_system_says_of_a_file_is_one_line(named, capsys):
+    def main(argv):
+        raise PermissionError(errno.EACCES, "Permission denied", *(["a/b.png"] if named else []))
+
+    with pytest.raises(SystemExit if named else PermissionError):
+        run_cli(main)
+    assert capsys.readouterr().err == ("error: a/b.png: Permission denied\n" if named else "")
 
 
 def test_writes_whole_with_the_usual_permissions(tmp_path):

@@ -2,6 +2,7 @@
 segmented pictures."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,39 @@ def test_the_device_is_told_whether_tf32_is_allowed(folder, monkeypatch):
                 *("--allow_tf32", allowed),
             )
     assert told == [("CPU", False), ("CPU", True)]
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [("output_json", "tiny.ckpt"), ("output_png", "photographs/a.PNG"), ("output_json", "s.png")],
+)
+def test_results_take_no_other_file_s_place(folder, flag, name):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"choose another --{flag}|choose another --output_png"):
+        run(
+            *("--ckpt_path", folder / "tiny.ckpt", "--images", folder / "photographs"),
+            *("--output_png", folder / "s.png", f"--{flag}", folder / name),
+        )
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_unreadable_images_may_be_left_out(folder, tmp_path, capsys):
+    """And a class may be called what is no formula."""
+    (tmp_path / "names.txt").write_text("$\\frac{$\n" * 10)
+    for name in ("a", "c"):
+        shutil.copy(folder / "photographs" / "a.PNG", tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes((folder / "photographs" / "b.PNG").read_bytes()[:1000])
+    arguments = [
+        *("--ckpt_path", folder / "tiny.ckpt", "--images", tmp_path),
+        *("--class_names", tmp_path / "names.txt", "--output_json", tmp_path / "out.json"),
+        *("--output_png", tmp_path / "sheet.PNG"),
+    ]
+    with pytest.raises(UserError, match=r"cannot read image .*b\.png"):
+        run(*arguments)
+    run(*arguments, "--skip_bad_images")
+    assert "b.png (" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [Path(result["file"]).name for result in results] == ["a.png", "c.png"]
 
 
 @pytest.mark.slow

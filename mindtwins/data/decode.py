@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from PIL import Image
+from tqdm import tqdm
 
 from mindtwins.errors import UserError
 
@@ -42,3 +45,26 @@ def read_picture(path: str) -> Image.Image:
         return read_rgb(path)
     except UnreadableImage as error:
         raise UserError(f"cannot read image {path} ({error})") from error
+
+
+def read_pictures(
+    paths: Iterable[str], skip_bad_images: bool = False
+) -> Iterator[tuple[str, Image.Image]]:
+    """Yield each path with its picture; one that cannot be read is told of, if not a UserError.
+
+    Raises:
+        UserError: not one of them can be read.
+    """
+    readable = 0
+    for path in paths:
+        try:
+            picture = read_picture(path)
+        except UserError as error:
+            if not skip_bad_images:
+                raise
+            tqdm.write(f"notice: {error}; left out")
+            continue
+        readable += 1
+        yield path, picture
+    if not readable:
+        raise UserError("none of the images can be read")

@@ -23,6 +23,7 @@ class ImageFolder:
 
     Attributes:
         root: the folder.
+        listing: what says which images there are: the folder itself, or the list file.
         classes: the class names in label order; empty for a list file, whose labels are numbers.
         num_classes: number of classes (for a list file: the highest label plus one).
         paths: the image files, in order.
@@ -49,12 +50,13 @@ class ImageFolder:
         """
         dataset = cls.__new__(cls)
         dataset._fill(os.fspath(root), (), *_read_list(os.fspath(root), os.fspath(list_file)))
+        dataset.listing = os.fspath(list_file)
         return dataset
 
     def _fill(
         self, root: str, classes: tuple[str, ...], paths: list[str], labels: list[int]
     ) -> None:
-        self.root = root
+        self.root = self.listing = root
         self.classes = classes
         self.paths = paths
         self.labels = np.array(labels, dtype=np.int32)
@@ -97,7 +99,7 @@ def check_same_classes(train: ImageFolder, val: ImageFolder) -> None:
     if not (train.classes and val.classes):  # a list file: labels are numbers, not names
         if val.num_classes > train.num_classes:
             raise UserError(
-                f"{val.root} has label {val.num_classes - 1} but {train.root} only labels "
+                f"{val.listing} has label {val.num_classes - 1} but {train.listing} only labels "
                 f"0 to {train.num_classes - 1}: use one numbering of the classes for both"
             )
         return
@@ -153,7 +155,7 @@ def _images_below(folder: str) -> list[str]:
 
 def _read_list(root: str, list_file: str) -> tuple[list[str], list[int]]:
     try:
-        with open(list_file, encoding="utf-8") as file:
+        with open(list_file, encoding="utf-8-sig") as file:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the image list {list_file}: {error}") from error
@@ -162,11 +164,11 @@ def _read_list(root: str, list_file: str) -> tuple[list[str], list[int]]:
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
-        match = re.fullmatch(r"(.*\S)\s+([0-9]+)", line)
+        match = re.fullmatch(r"(.*\S)\s+([0-9]{1,9})", line)
         if match is None:
             raise UserError(
-                f"{list_file}, line {number}: expected 'path label' with a label from 0 up, "
-                f"found {line!r}"
+                f"{list_file}, line {number}: expected 'path label' with a label from 0 up to "
+                f"999999999, found {line!r}"
             )
         paths.append(os.path.join(root, match[1]))
         labels.append(int(match[2]))

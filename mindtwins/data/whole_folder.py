@@ -39,8 +39,8 @@ def write_whole_folder(
         found = len(list(folder.glob(files)))
         if found != count:
             raise UserError(
-                f"{folder} exists but holds {found} of the {name}' {count} files: remove it or "
-                "choose another folder"
+                f"{folder} exists but holds {found} of the {name}' {count} files: choose "
+                "another folder, or remove it if nothing else is in it"
             )
         return folder
     try:

@@ -17,7 +17,8 @@ class Evaluator:
     """Runs a classifier over a data set; the graph is compiled at the first call.
 
     Args:
-        model: classifier; put into evaluation mode while it is evaluated.
+        model: classifier; `evaluate` puts it into evaluation mode and leaves it there, which
+            changes no training step that has been compiled.
         loader: batches of one shape.
         show_progress: draw a bar where there is a terminal.
         exchange: (label, bytes) -> every process's bytes, if several share the images.

@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 from tqdm import tqdm
 
 from mindtwins.data import EvaluationTransform
-from mindtwins.data.decode import read_picture
+from mindtwins.data.decode import read_picture, read_pictures
 from mindtwins.files import atomic_write
 
 PICTURES_PER_ROW = 4
@@ -23,21 +23,25 @@ def classify(
     files: Sequence[Path],
     names: Sequence[str],
     top_k: int,
+    skip_bad_images: bool = False,
 ) -> list[dict]:
     """The `top_k` likeliest classes of each image file.
 
     Args:
         names: of the classes, by number.
+        skip_bad_images: tell of unreadable images instead of raising.
 
     Returns:
-        For each image its `file`, and `classes`, `names` and `probabilities`, the likeliest first.
+        For each readable image its `file`, and `classes`, `names` and `probabilities`, the
+        likeliest first.
 
     Raises:
-        UserError: a file is no readable image.
+        UserError: a file is no readable image (with `skip_bad_images`: none is).
     """
     results = []
-    for file in tqdm(files, unit="image", leave=False, disable=None):
-        pixels = transform(read_picture(file))[None]
+    bar = tqdm(files, unit="image", leave=False, disable=None)
+    for file, picture in read_pictures(bar, skip_bad_images):
+        pixels = transform(picture)[None]
         logits = model(Tensor(pixels)).asnumpy()[0].astype(np.float64)
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
@@ -69,6 +73,7 @@ def draw(path: str, results: Sequence[dict]) -> None:
         axis.set_axis_off()
     for axis, result in zip(axes.flat, results, strict=False):
         axis.imshow(read_picture(result["file"]))
-        axis.set_title(f"{result['names'][0]} ({result['probabilities'][0]:.2f})", fontsize=9)
+        title = f"{result['names'][0]} ({result['probabilities'][0]:.2f})"
+        axis.set_title(title, fontsize=9, parse_math=False)
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png", dpi=100)

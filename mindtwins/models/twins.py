@@ -89,6 +89,12 @@ class PatchEmbedding(nn.Cell):
             x = pad_bottom_right(x, -x.shape[1] % self.patch_size, -x.shape[2] % self.patch_size)
         return self.norm(self.proj(x))
 
+    def size_of(self, side: int) -> int:
+        """How many patches a side of so many pixels has."""
+        if self.pads_to_whole_patch:
+            side += -side % self.patch_size
+        return side // self.patch_size
+
 
 class PositionEncoding(nn.Cell):
     """PEG, the position encoding generator: a depthwise 3x3 convolution plus identity.
@@ -130,6 +136,12 @@ class GlobalSubsampledAttention(nn.Cell):
         return self.proj(self.attend(self.q(x), self.kv(summary)))
 
 
+_NO_WHOLE_WINDOWS = (
+    f"a {{}} x {{}} map is no multiple of the {WINDOW} x {WINDOW} window: choose another input "
+    "size, or window_padding 'zeros' or 'mask'"
+)
+
+
 class LocallyGroupedAttention(nn.Cell):
     """LSA: tokens attend within their 7 x 7 window (section 3.2)."""
 
@@ -149,10 +161,7 @@ class LocallyGroupedAttention(nn.Cell):
         _, height, width, _ = x.shape
         bottom, right = -height % WINDOW, -width % WINDOW
         if self.padding == "none" and bottom + right > 0:
-            raise ValueError(
-                f"a {height} x {width} map is no multiple of the {WINDOW} x {WINDOW} window:"
-                " choose another input size, or window_padding 'zeros' or 'mask'"
-            )
+            raise ValueError(_NO_WHOLE_WINDOWS.format(height, width))
         x = pad_bottom_right(x, bottom, right)
         _, rows, columns, _ = x.shape
         # Padding comes before the projection: a padded token's query, key and value are the bias.
@@ -328,8 +337,22 @@ class Backbone(nn.Cell):
             stages = (*stages, x)
         return stages
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raise unless the maps of such images fill the windows that may not be padded.
+
+        Raises:
+            UserError: one does not.
+        """
+        for embedding, blocks in zip(self.patch_embeds, self.blocks, strict=True):
+            height, width = embedding.size_of(height), embedding.size_of(width)
+            needs_whole = any(getattr(block.attn, "padding", "") == "none" for block in blocks)
+            if needs_whole and (height % WINDOW or width % WINDOW):
+                raise UserError(_NO_WHOLE_WINDOWS.format(height, width))
+
     def __call__(self, x: Tensor, *args: Tensor) -> Tensor | tuple[Tensor, ...]:
         check_images(x, self.in_channels)
+        if -1 not in x.shape:
+            self.check_size(*x.shape[2:])
         return super().__call__(x, *args)
 
 
@@ -387,9 +410,11 @@ def check_images(x: Tensor, channels: int) -> None:
     """Raise unless `x` is a batch of images that a model with `channels` input channels takes.
 
     Raises:
-        TypeError: not float32 or float16.
+        TypeError: not a tensor of float32 or float16.
         ValueError: not (N, channels, H, W), or a side below 32 pixels.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"images must be a mindspore.Tensor, not {type(x).__name__}")
     if x.dtype not in (ms.float32, ms.float16):
         raise TypeError(f"images must be float32 or float16, not {str(x.dtype).lower()}")
     if x.ndim != 4:

@@ -63,7 +63,7 @@ def resolve_name(name: str) -> str:
     """
     name = ALIASES.get(name, name)
     if name not in VARIANTS:
-        nearest = difflib.get_close_matches(name, [*VARIANTS, *ALIASES], n=1, cutoff=0)[0]
+        nearest = difflib.get_close_matches(name.lower(), [*VARIANTS, *ALIASES], n=1, cutoff=0)[0]
         raise UserError(
             f"unknown model {name!r}: did you mean {nearest!r}?"
             f" The models are {', '.join(list_models())}"

@@ -19,7 +19,8 @@ class SegmentationEvaluator:
     """Runs a segmentor over pairs of image and labels; a graph is compiled for each size.
 
     Args:
-        model: segmentor; put into evaluation mode while it is evaluated.
+        model: segmentor; `evaluate` puts it into evaluation mode and leaves it there, which
+            changes no training step that has been compiled.
         loader: batches of pictures of one size.
         flip: whether the mean is also taken over mirrored pictures.
         window: sliding windows instead of whole pictures.

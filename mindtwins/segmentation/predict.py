@@ -10,7 +10,7 @@ from mindspore import Tensor, nn
 from PIL import Image
 from tqdm import tqdm
 
-from mindtwins.data.decode import read_picture
+from mindtwins.data.decode import read_picture, read_pictures
 from mindtwins.errors import UserError
 from mindtwins.files import atomic_write
 from mindtwins.models.twins import MINIMUM_SIZE
@@ -32,6 +32,7 @@ def segment(
     *,
     flip: bool = False,
     window: Window | None = None,
+    skip_bad_images: bool = False,
 ) -> list[dict]:
     """Segment image files; writes `NAME_overlay.png` and `NAME_labels.png`, the class numbers.
 
@@ -39,18 +40,20 @@ def segment(
         names: of the classes, by number.
         folder: where the pictures go; created if it is not there.
         flip, window: see `predict_labels`.
+        skip_bad_images: tell of unreadable images instead of raising.
 
     Returns:
-        For each image its `file`, the `labels` and `overlay` files, and `shares`: the names of its
-        classes with their part of the picture, the largest first.
+        For each readable image its `file`, the `labels` and `overlay` files, and `shares`: the
+        names of its classes with their part of the picture, the largest first.
 
     Raises:
-        UserError: a file is no readable image or too small, a file to write is one of the images
-            or to be written twice, or the folder cannot be written.
+        UserError: a file is no readable image (with `skip_bad_images`: none is) or too small, a
+            file to write is one of the images or to be written twice, or the folder cannot be
+            written.
     """
-    targets = _targets(files, folder)
+    targets = dict(zip(files, _targets(files, folder), strict=True))
     for file in files:
-        _check_size(file, transform)
+        _check_size(file, transform, skip_bad_images)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,9 +62,9 @@ def segment(
         ) from error
     palette = PALETTES.get(tuple(names)) or distinct_colours(len(names))
     results = []
-    pairs = list(zip(files, targets, strict=True))
-    for file, (written, overlay) in tqdm(pairs, unit="image", leave=False, disable=None):
-        picture = read_picture(file)
+    bar = tqdm(files, unit="image", leave=False, disable=None)
+    for file, picture in read_pictures(bar, skip_bad_images):
+        written, overlay = targets[file]
         labels = predict_labels(
             lambda images: model(Tensor(images)).asnumpy(),
             [view[None] for view in transform(picture)],
@@ -113,7 +116,7 @@ def _targets(files: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
     return targets
 
 
-def _check_size(file: Path, transform: TestTransform) -> None:
+def _check_size(file: Path, transform: TestTransform, skip_bad_images: bool) -> None:
     """Check, by an image's header, that all of its views are large enough for the model.
 
     Raises:
@@ -123,6 +126,8 @@ def _check_size(file: Path, transform: TestTransform) -> None:
         with Image.open(file) as image:
             width, height = image.size
     except Exception:  # see read_rgb: whatever the decoder meets
+        if skip_bad_images:
+            return
         width, height = read_picture(file).size  # says what is wrong with it
     for view_width, view_height in transform.sizes(width, height):
         if min(view_width, view_height) < MINIMUM_SIZE:

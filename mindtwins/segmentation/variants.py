@@ -50,7 +50,7 @@ def resolve_segmentor(name: str) -> str:
     """
     names = [f"{head}_{backbone}" for head in HEADS for backbone in VARIANTS]
     if name not in names:
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
+        nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0)[0]
         raise UserError(
             f"unknown segmentor {name!r}: did you mean {nearest!r}?"
             f" The segmentors are {', '.join(list_segmentors())}"
@@ -116,6 +116,8 @@ def create_segmentor(
     if not 0 <= drop_path_rate < 1:
         raise UserError(f"drop_path_rate must be in [0, 1), not {drop_path_rate}")
     checkpoint = load_checkpoint(ckpt_path) if ckpt_path is not None else None
+    if checkpoint is not None:
+        expect_metadata(checkpoint, variant=name)
     dialect = settle_dialect(
         checkpoint,
         DIALECT,

@@ -55,7 +55,10 @@ class Classification:
         if config.dataset == "digits":
             write_digits(config.data_dir)
         if config.dataset == "list":
-            return ImageFolder.from_list(config.data_dir, getattr(config, f"{split}_list"))
+            listing = getattr(config, f"{split}_list")
+            if not listing:
+                raise UserError(f"{split}_list is missing: name the file with --{split}_list")
+            return ImageFolder.from_list(config.data_dir, listing)
         return ImageFolder(find_split(config.data_dir, getattr(config, f"{split}_split")))
 
     def check_same_classes(self, train: ImageFolder, val: ImageFolder) -> None:
@@ -80,6 +83,7 @@ class Classification:
         model = create_model(
             variant, config.num_classes, drop_path_rate=config.drop_path_rate, **dialect
         )
+        model.check_size(config.image_size, config.image_size)
         metadata = {
             "format_version": 1,
             "variant": variant,
@@ -152,7 +156,10 @@ class Classification:
         loader = build_evaluation_loader(
             data,
             EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std),
-            batch_size=config.eval_batch_size or config.batch_size * 3 // 2,
+            # No more rows than there are images for: the rest would be padding.
+            batch_size=min(
+                config.eval_batch_size or config.batch_size * 3 // 2, -(-len(data) // world.size)
+            ),
             **loader_options(config, world),
         )
         return Evaluator(model, loader, world.is_main, world.exchange)

@@ -8,6 +8,7 @@ from os.path import relpath
 
 from mindspore import nn
 
+from mindtwins.checkpoint import expect_metadata
 from mindtwins.config import Config
 from mindtwins.data import TrainingLoader
 from mindtwins.errors import UserError
@@ -27,6 +28,7 @@ from mindtwins.segmentation.pretrained import load_backbone
 from mindtwins.segmentation.transforms import SegmentationTransform, TestTransform
 from mindtwins.segmentation.variants import (
     create_segmentor,
+    resolve_segmentor,
     segmentor_metadata,
     settle_widths,
     split_name,
@@ -95,6 +97,8 @@ class Segmentation:
         config = self.config
         checkpoint, recorded = read_start(config)
         stated = (checkpoint.metadata or {}) if checkpoint is not None else {}
+        if checkpoint is not None:
+            expect_metadata(checkpoint, variant=resolve_segmentor(config.model))
         widths = settle_widths(
             config.model, stated.get("channels"), stated.get("auxiliary_channels")
         )

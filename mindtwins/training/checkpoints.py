@@ -34,15 +34,20 @@ class CheckpointFolder:
         return sorted(found, key=_step_of, reverse=True)
 
     def save(self, step: int, tensors: Mapping[str, np.ndarray], metadata: Mapping) -> Path:
-        """Write the state after `step` steps, then remove what is older than the newest few.
+        """Write the state after `step` steps, then remove all but the newest few.
+
+        Files of later steps go too: the run went back to before them and takes another way, or
+        they are damaged.
 
         Raises:
             UserError: it cannot be written (a full disk, say); nothing was removed.
         """
         path = self.folder / f"step_{step:08d}.ckpt"
         save_checkpoint(path, tensors, metadata)
-        for old in self.steps()[self._keep :]:
-            old.unlink()
+        steps = self.steps()
+        current = steps.index(path)
+        for other in (*steps[:current], *steps[current + self._keep :]):
+            other.unlink()
         return path
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:

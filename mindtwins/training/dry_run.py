@@ -27,7 +27,7 @@ def dry_run(trainer: Trainer) -> None:
         "left out"
     )
     trainer.say(f"peak memory {_peak_memory(trainer.config.device_target) / GIB:.1f} GiB")
-    trainer.say("dry run: nothing was written")
+    trainer.say("dry run: no log and no checkpoint were written")
 
 
 def _peak_memory(device_target: str) -> int:

@@ -10,7 +10,10 @@ from mindspore import Parameter, nn
 # What the names in `no_decay` mean.
 EXEMPT: dict[str, Callable[[Parameter], bool]] = {
     "1d": lambda parameter: parameter.ndim <= 1,
-    "norm": lambda parameter: parameter.name.endswith((".gamma", ".beta")),
+    # As the published segmentation recipes do, by the word: their heads' batch norms are called bn.
+    "norm": lambda parameter: (
+        parameter.name.endswith((".gamma", ".beta")) and ".bn." not in parameter.name
+    ),
     "pos_block": lambda parameter: "pos_block." in parameter.name,
 }
 
@@ -36,7 +39,7 @@ def parameter_groups(
     Args:
         weight_decay: of all parameters but those that `no_decay` exempts.
         no_decay: keys of `EXEMPT`: "1d" biases, norms and other vectors, "norm" weights and biases
-            of norms, "pos_block" the position encodings. The default is what timm's optimizer
+            of layer norms, "pos_block" the position encodings. The default is what timm's optimizer
             factory does.
         layer_decay: factor of the learning rate from each block to the one before it; the heads
             have factor 1.

@@ -41,10 +41,18 @@ class RunLog:
         self.epochs = folder / "log.jsonl"
         self.steps = folder / "steps.jsonl"
         self.curve = folder / "curve.png"
-        self._summaries = _summary_writer(folder / "tensorboard") if tensorboard else None
+        self._folder = folder / "tensorboard"
+        # Opened with the first summary: opening writes a file.
+        self._open_summaries = _summary_writer() if tensorboard else None
+        self._summaries: SummaryWriter | None = None
+        self._first_step: int | None = None
 
     def rewind(self, epoch: int, step: int) -> None:
-        """Forget what was logged from `epoch` and `step` on: it will be done again."""
+        """Forget what was logged from `epoch` and `step` on: it will be done again.
+
+        TensorBoard's files stay as they are; the next one says from which step on it counts.
+        """
+        self._first_step = step
         _keep_lines(self.epochs, lambda record: record["epoch"] < epoch)
         _keep_lines(self.steps, lambda record: record["step"] < step)
 
@@ -60,8 +68,12 @@ class RunLog:
         self._summarise("step", record)
 
     def _summarise(self, axis: str, record: dict[str, float | None]) -> None:
-        if self._summaries is None:
+        if self._open_summaries is None:
             return
+        if self._summaries is None:
+            self._summaries = self._open_summaries(
+                str(self._folder), purge_step=self._first_step, write_to_disk=True
+            )
         for key, value in record.items():
             if key != axis and value is not None:
                 self._summaries.add_scalar(f"{axis}/{key}", value, record[axis])
@@ -90,12 +102,12 @@ class RunLog:
             figure.savefig(file, format="png", dpi=120)
 
 
-def _summary_writer(folder: Path) -> SummaryWriter:
+def _summary_writer() -> type[SummaryWriter]:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise UserError("tensorboard needs a package: pip install tensorboardX") from error
-    return SummaryWriter(str(folder), write_to_disk=True)
+    return SummaryWriter
 
 
 def _append(path: Path, record: dict) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from mindtwins.data import TrainingBatch
 from mindtwins.distribution.link import RankLost
 from mindtwins.errors import UserError
 from mindtwins.execution import use_device
+from mindtwins.files import atomic_write
 from mindtwins.tasks import Metrics, create_task
 from mindtwins.training.checkpoints import CheckpointFolder
 from mindtwins.training.distributed import World, join_world
@@ -73,10 +76,10 @@ class Trainer:
         self.last_step = config.epoch_size * self.steps_per_epoch
         self.global_batch = self.loader.sampler.global_batch
         self.schedule = create_schedule(config, self.steps_per_epoch, self.global_batch)
-        self.identity = run_identity(config, task.entries(train_data), self.global_batch)
-
         ms.set_seed(config.seed)  # the initial weights
         model, self.metadata = task.build_model(self.world)
+        entries = task.entries(train_data)
+        self.identity = run_identity(config, entries, self.global_batch, self.metadata)
         mean = self.world.mean_over_ranks()
         self.learner = Learner(model, task.loss(), config, self.global_batch, mean)
         self.evaluator = task.evaluator(model, test_data, self.world)
@@ -94,6 +97,7 @@ class Trainer:
         self._check_same_start()
         self.introduce()
         stop_at = min(self.config.max_steps or self.last_step, self.last_step)
+        signal = 0
         with StopRequest() as request, closing(self.log):
             for batches in self.step_batches(self.progress.step, stop_at):
                 signal = self._agreed_signal(request)
@@ -140,9 +144,7 @@ class Trainer:
         if self.config.resume:
             self._resume()
         elif self.config.overwrite:
-            if self.world.is_main:
-                for path in self._files_of_a_run():
-                    path.unlink()
+            self._delete_run()
         elif self._files_of_a_run():
             raise UserError(
                 f"{self.folder} already holds a run: continue it with --resume, start over with "
@@ -152,9 +154,25 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot create {self.folder}: {error.strerror}") from error
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write to {self.folder}: choose another --output_dir")
+
+    def _delete_run(self) -> None:
+        files = self._files_of_a_run()
+        start = self.config.ckpt_path
+        if start and Path(start).resolve() in [path.resolve() for path in files]:
+            raise UserError(
+                f"--overwrite would delete the --ckpt_path {start}: choose another --output_dir"
+            )
+        if self.world.is_main:
+            for path in files:
+                path.unlink()
 
     def _files_of_a_run(self) -> list[Path]:
-        patterns = ("*.jsonl", "curve.png", "best.ckpt", "final*.ckpt", "step_*.ckpt")
+        patterns = (
+            *("*.jsonl", "curve.png", "best.ckpt", "final*.ckpt", "step_*.ckpt"),
+            *("non_finite_step_*.txt", "tensorboard/events.out.tfevents.*"),
+        )
         return [path for pattern in patterns for path in self.folder.glob(pattern)]
 
     def _resume(self) -> None:
@@ -278,7 +296,8 @@ class Trainer:
         files = [path for part in everyones for path in json.loads(part)]
         listing = self.folder / f"non_finite_step_{self.progress.step}.txt"
         if self.world.is_main and self.folder.is_dir():
-            listing.write_text("".join(f"{path}\n" for path in files))
+            with atomic_write(listing) as file:
+                file.write("".join(f"{path}\n" for path in files).encode())
         raise UserError(
             f"step {self.progress.step} is not finite: loss {result.loss:g}, gradient norm "
             f"{result.norm:g}, learning rate {lr:g}, loss scale {scale:g}; its weights were not "
@@ -335,7 +354,7 @@ class Trainer:
 
     def _write_checkpoint(self) -> None:
         """Write all that a continuation needs."""
-        metadata = self.metadata | self.identity | {"progress": asdict(self.progress)}
+        metadata = self.identity | {"progress": asdict(self.progress)}
         self.checkpoints.save(self.progress.step, self.learner.state(), metadata)
 
     def _save_weights(self, name: str, weights: str) -> None:
@@ -379,4 +398,4 @@ def _command(world: World) -> str:
             dropping = word.split("=")[0] in ("--resume", "--overwrite", "--max_steps")
         if not dropping:
             words.append(word)
-    return " ".join([world.command, sys.argv[0], *words])
+    return f"{world.command} {shlex.join([sys.argv[0], *words])}"

@@ -10,13 +10,17 @@ from mindtwins.config import Config, as_dict, config_diff
 from mindtwins.errors import UserError
 
 
-def run_identity(config: Config, entries: Iterable[str], global_batch: int) -> dict:
+def run_identity(
+    config: Config, entries: Iterable[str], global_batch: int, model: Mapping[str, object]
+) -> dict:
     """What a continuation has to agree with, for the metadata of a checkpoint.
 
     Args:
         entries: each training image with its label, in order.
+        model: metadata of the model, its dialect among them.
     """
     return {
+        **model,
         "recipe": as_dict(config),
         "global_batch": global_batch,
         "training_images": _fingerprint(entries),
@@ -56,6 +60,17 @@ def check_continuation(checkpoint: Checkpoint, now: Mapping) -> list[str]:
             f"cannot continue {checkpoint.path} with another recipe ({_listing(changed)}): restore "
             "these values, or start a new run from its weights with --ckpt_path and another "
             "--output_dir"
+        )
+    # The checkpoint that the run once started from decides the dialect.
+    model = {
+        name: (then["dialect"].get(name), value)
+        for name, value in now["dialect"].items()
+        if then["dialect"].get(name) != value
+    }
+    if model:
+        raise UserError(
+            f"cannot continue {checkpoint.path} with another model ({_listing(model)}): give the "
+            f"--ckpt_path that the run started with ({then['recipe']['ckpt_path'] or 'none'})"
         )
     return [
         f"continuing with another {name}: {was} -> {is_now}" for name, (was, is_now) in free.items()

@@ -165,11 +165,21 @@ def test_a_source_is_not_overwritten(tmp_path, tiny_state, pt2ms, ms2pt):
     path = tmp_path / "x.safetensors"
     safetensors.torch.save_file(tiny_state, path)
     before = path.read_bytes()
-    with pytest.raises(UserError, match="both source and target"):
+    with pytest.raises(UserError, match="choose another --ckpt_path"):
         pt2ms("--pt_path", path, "--ckpt_path", path)
-    with pytest.raises(UserError, match="both source and target"):
+    with pytest.raises(UserError, match="choose another --pt_path"):
         ms2pt("--ckpt_path", path, "--pt_path", path)
-    assert path.read_bytes() == before
+    target = tmp_path / "x.ckpt"
+    for report in (path, target):
+        with pytest.raises(UserError, match="choose another --report"):
+            pt2ms("--pt_path", path, "--ckpt_path", target, "--report", report)
+    assert path.read_bytes() == before and not target.exists()
+
+
+@pytest.mark.parametrize("argument", ["--verfy", "--verif"])
+def test_an_unknown_flag_names_the_nearest(argument, tmp_path, source, pt2ms):
+    with pytest.raises(UserError, match=r"unknown flag '--veri?f.*\(did you mean '--verify'\?\)"):
+        pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt", argument)
 
 
 def test_verification_names_the_package_that_is_missing(tmp_path, source, pt2ms, monkeypatch):

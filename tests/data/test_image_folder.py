@@ -82,6 +82,7 @@ def test_list_file(tmp_path: Path) -> None:
         ("a.jpg 0\nb.jpg\n", "line 2: expected 'path label'.*found 'b.jpg'"),
         ("a.jpg -1\n", "line 1: expected 'path label'"),
         ("a.jpg cat\n", "line 1: expected 'path label'"),
+        ("a.jpg 99999999999999999999\n", "line 1: expected 'path label'"),
         ("7\n", "line 1: expected 'path label'"),
         ("\n", "is empty"),
     ],
@@ -91,6 +92,11 @@ def test_bad_list_file(tmp_path: Path, content: str, message: str) -> None:
     listing.write_text(content)
     with pytest.raises(UserError, match=message):
         ImageFolder.from_list(tmp_path, listing)
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_path(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfa.jpg 0\n")
+    assert relative(ImageFolder.from_list(tmp_path, tmp_path / "train.txt")) == ["a.jpg"]
 
 
 def test_missing_list_file(tmp_path: Path) -> None:
@@ -134,5 +140,7 @@ def test_check_same_classes_of_lists(tmp_path: Path) -> None:
         ImageFolder.from_list(tmp_path, tmp_path / name) for name in ("two.txt", "three.txt")
     )
     check_same_classes(three, two)
-    with pytest.raises(UserError, match="label 2"):
+    with pytest.raises(
+        UserError, match=r"three\.txt has label 2 but .*two\.txt only labels 0 to 1"
+    ):
         check_same_classes(two, three)

@@ -6,6 +6,7 @@ import pytest
 from mindspore import Tensor
 
 import mindtwins
+import mindtwins.errors
 from mindtwins.models.twins import padding_mask
 
 
@@ -58,6 +59,21 @@ def test_branches_are_drawn_only_in_training_and_only_with_a_rate():
 
     without = mindtwins.create_model("svt_tiny", num_classes=10).set_train()
     np.testing.assert_array_equal(without(images()).asnumpy(), without(images()).asnumpy())
+
+
+def test_maps_have_to_fill_windows_that_are_not_padded():
+    model = mindtwins.create_model("svt_tiny", num_classes=10, window_padding="none")
+    message = "a 12 x 12 map is no multiple of the 7 x 7 window"
+    with pytest.raises(mindtwins.errors.UserError, match=message):
+        model(Tensor(np.zeros((1, 3, 48, 48), np.float32)))
+    mindtwins.create_model("pcpvt_small", window_padding="none").check_size(48, 48)  # no windows
+    model.check_size(224, 448)
+
+
+def test_images_are_tensors():
+    model = mindtwins.create_model("svt_tiny", num_classes=10)
+    with pytest.raises(TypeError, match=r"images must be a mindspore\.Tensor, not ndarray"):
+        model(np.zeros((1, 3, 32, 32), np.float32))
 
 
 @pytest.mark.parametrize(("bottom", "right"), [(0, 3), (2, 0)])

@@ -9,6 +9,7 @@ from mindspore import Tensor
 
 import mindtwins
 from mindtwins.checkpoint import save_checkpoint
+from mindtwins.config import ValidateConfig
 from mindtwins.errors import UserError
 from mindtwins.segmentation.variants import (
     resolve_segmentor,
@@ -16,6 +17,8 @@ from mindtwins.segmentation.variants import (
     segmentor_shapes,
     settle_widths,
 )
+from mindtwins.tasks import create_task
+from mindtwins.training.distributed import World
 
 # Parameters of MMSegmentation's models with 150 classes.
 PARAMETERS = {
@@ -108,6 +111,21 @@ def test_unknown_name_names_the_nearest(wrong, nearest):
 def test_bad_options(options, message):
     with pytest.raises(UserError, match=message):
         mindtwins.create_segmentor("fpn_svt_tiny", **options)
+
+
+def test_a_checkpoint_of_another_head_is_named(tmp_path):
+    path = tmp_path / "upernet.ckpt"
+    metadata = {"task": "segmentation", "variant": "upernet_svt_tiny", "num_classes": 5}
+    widths = {"channels": 64, "auxiliary_channels": 32}
+    save_checkpoint(path, {"w": np.zeros(1, np.float32)}, metadata | widths)
+    message = r"upernet\.ckpt .*upernet_svt_tiny.*fpn_svt_tiny"
+    with pytest.raises(UserError, match=message):
+        mindtwins.create_segmentor("fpn_svt_tiny", 5, ckpt_path=path)
+    config = ValidateConfig(
+        task="segmentation", model="fpn_svt_tiny", num_classes=5, ckpt_path=str(path)
+    )
+    with pytest.raises(UserError, match=message):
+        create_task(config).build_model(World())
 
 
 def test_the_dialect_is_mmsegmentations_unless_stated():

@@ -29,6 +29,17 @@ def test_the_newest_few_are_kept(tmp_path: Path):
     assert checkpoint.tensors["w"][0] == 100
 
 
+@pytest.mark.parametrize("keep", [1, 3])
+def test_what_was_just_written_stays(tmp_path: Path, keep: int):
+    """A run that went back to an earlier step takes another way from there."""
+    folder = CheckpointFolder(tmp_path, keep=keep)
+    for step in (100, 200, 300, 400):
+        save(folder, step)
+    save(folder, 250)
+    kept = [250] if keep == 1 else [250, 200]
+    assert [p.name for p in folder.steps()] == [f"step_{step:08d}.ckpt" for step in kept]
+
+
 def flip_a_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

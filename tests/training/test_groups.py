@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mindtwins.models import create_model
+from mindtwins.segmentation.variants import create_segmentor
 from mindtwins.training.groups import parameter_groups
 
 
@@ -60,3 +61,13 @@ def test_exemptions_by_name(model):
     positions = {f"pos_block.{i}.proj.0.{p}" for i in range(4) for p in ("weight", "bias")}
     assert exempt("pos_block") == positions
     assert exempt("norm", "pos_block") == norms | positions
+
+
+def test_batch_norms_of_segmentation_heads_are_decayed():
+    """The published recipes exempt what has "norm" in its name; theirs are called bn."""
+    segmentor = create_segmentor("upernet_svt_tiny", num_classes=7)
+    groups = parameter_groups(segmentor, 0.01, ("norm", "pos_block"))
+    decayed = {g.parameter.name for g in groups if g.weight_decay == 0.01}
+    assert "decode_head.fpn_bottleneck.bn.gamma" in decayed
+    assert "auxiliary_head.convs.0.bn.beta" in decayed
+    assert "backbone.norm_list.3.gamma" not in decayed

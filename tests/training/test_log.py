@@ -59,6 +59,18 @@ def test_tensorboard_summaries_hold_the_same_numbers(tmp_path: Path):
     assert ("step/grad_norm", 3) not in scalars
 
 
+def test_tensorboard_is_opened_by_the_first_summary(tmp_path: Path):
+    """So a dry run and a refused one leave nothing; and a resumed run says where it goes on."""
+    log = RunLog(tmp_path, tensorboard=True)
+    log.rewind(epoch=0, step=3)
+    assert not (tmp_path / "tensorboard").exists()
+    log.add_step(step=3, train_loss=0.5)
+    log.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    started = [event for event in read_events(file.read_bytes()) if event.session_log.status]
+    assert [event.step for event in started] == [3]
+
+
 def read_events(data: bytes) -> list[Event]:
     """Records of a length (8 bytes), its checksum (4), an event, and its checksum (4)."""
     events = []

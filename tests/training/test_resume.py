@@ -17,12 +17,13 @@ def saved(identity: dict) -> Checkpoint:
 
 
 IMAGES = ["0/a.png 0", "0/b.png 0"]
-IDENTITY = run_identity(TrainConfig(batch_size=64), IMAGES, 64)
+MODEL = {"variant": "svt_small", "dialect": {"block_epsilon": 1e-6, "patch_rounding": "floor"}}
+IDENTITY = run_identity(TrainConfig(batch_size=64), IMAGES, 64, MODEL)
 
 
 def test_harmless_differences_are_told():
     config = TrainConfig(batch_size=16, gradient_accumulation_steps=4, data_dir="/elsewhere")
-    now = run_identity(config, IMAGES, 64)
+    now = run_identity(config, IMAGES, 64, MODEL)
     notices = check_continuation(saved(IDENTITY), now)
     assert notices == [
         "continuing with another data_dir:  -> /elsewhere",
@@ -35,10 +36,10 @@ def test_harmless_differences_are_told():
 @pytest.mark.parametrize(
     ("now", "message"),
     [
-        (run_identity(TrainConfig(lr=1.0, batch_size=64), IMAGES, 64), "lr: 0.0005 -> 1.0"),
-        (run_identity(TrainConfig(batch_size=32), IMAGES, 32), "global batch: 64 -> 32"),
+        (run_identity(TrainConfig(lr=1.0, batch_size=64), IMAGES, 64, MODEL), "lr: 0.0005 -> 1.0"),
+        (run_identity(TrainConfig(batch_size=32), IMAGES, 32, MODEL), "global batch: 64 -> 32"),
         (
-            run_identity(TrainConfig(batch_size=64), ["0/a.png 0", "1/b.png 1"], 64),
+            run_identity(TrainConfig(batch_size=64), ["0/a.png 0", "1/b.png 1"], 64, MODEL),
             "training images: 2 images",
         ),
     ],
@@ -49,11 +50,24 @@ def test_what_would_be_silently_wrong_is_refused(now: dict, message: str):
     assert message in str(caught.value) and "step_00000007.ckpt" in str(caught.value)
 
 
+def test_the_model_stays_that_of_the_checkpoint_it_started_from():
+    config = TrainConfig(batch_size=64, ckpt_path="official.ckpt")
+    then = run_identity(config, IMAGES, 64, MODEL)
+    other = {**MODEL, "dialect": {"block_epsilon": 1e-5, "patch_rounding": "floor"}}
+    now = run_identity(TrainConfig(batch_size=64), IMAGES, 64, other)
+    with pytest.raises(UserError) as caught:
+        check_continuation(saved(then), now)
+    assert str(caught.value) == (
+        "cannot continue step_00000007.ckpt with another model (block_epsilon: 1e-06 -> 1e-05): "
+        "give the --ckpt_path that the run started with (official.ckpt)"
+    )
+
+
 def test_a_segmentor_s_batch_norms_see_as_many_images_as_before():
     """Two ranks of 8 images are one of 16; 8 images twice are not."""
 
     def identity(**options: int) -> dict:
-        return run_identity(TrainConfig(task="segmentation", **options), IMAGES, 16)
+        return run_identity(TrainConfig(task="segmentation", **options), IMAGES, 16, MODEL)
 
     then = identity(batch_size=8)
     assert check_continuation(saved(then), identity(batch_size=16)) == [

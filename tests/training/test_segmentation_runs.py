@@ -90,7 +90,12 @@ def test_two_ranks_learn_what_one_does_with_twice_the_batch(digits: Path, tmp_pa
 @pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one(digits: Path, tmp_path: Path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    for output, more in ((whole, []), (parts, ["--max_steps=3"]), (parts, ["--resume"])):
+    for output, more in (
+        (whole, []),
+        (parts, ["--max_steps=3"]),
+        (parts, ["--max_steps=3", "--resume"]),  # nothing left to do
+        (parts, ["--resume"]),
+    ):
         job = Job("", tmp_path, "train.py", *arguments(digits, output, 4), *more)
         assert job.wait() == 0, job.output()
     for name in ("final.ckpt", "final_ema.ckpt", "best.ckpt", "steps.jsonl", "log.jsonl"):

@@ -19,7 +19,7 @@ from mindtwins.training.step import MicroBatch, TrainStep
 STEPS, SIZE, CLASSES, LR, DECAY = 5, 64, 7, 1e-4, 10.0
 
 # What `no_decay: [norm, pos_block]` exempts: words of the official names.
-EXEMPT = {"norm", "norm1", "norm2", "norm_list", "bn", "pos_block"}
+EXEMPT = {"norm", "norm1", "norm2", "norm_list", "pos_block"}
 
 
 class Factors(torch.nn.Module):

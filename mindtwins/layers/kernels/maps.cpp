@@ -222,15 +222,7 @@ OPERATOR(cross_entropy_gradient, "ffifff") {
   return 0;
 }
 
-}  // extern "C"
-
 // ---------------------------------------------------------------------------- batch normalisation
-
-namespace {
-
-}  // namespace
-
-extern "C" {
 
 // x (N, C) -> mean and biased variance (C,)
 OPERATOR(moments, "fff") {
