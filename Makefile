@@ -30,8 +30,8 @@ $(VENV)/installed: setup.py $(wildcard mindtwins/*/*.cpp mindtwins/layers/kernel
 		"install one, or name it with 'make PYTHON=...'" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "mindspore$(if $(MINDSPORE),==$(MINDSPORE),==2.10.0)" -e ".[convert,demo,test]"
-	@# A reference of the tests, by single files: all of it needs torchvision.
-	$(BIN)/python -m pip install --quiet --no-deps timm==1.0.31
+	@# A reference of the tests, by single files (all of it needs torchvision); without it they are skipped.
+	-$(BIN)/python -m pip install --quiet --no-deps timm==1.0.31
 	@touch $@
 
 install: $(VENV)/installed

@@ -18,13 +18,14 @@ def main(argv: list[str]) -> None:
     from mindtwins.training.dry_run import dry_run
     from mindtwins.training.loop import Trainer
 
+    task = create_task(config)
     if config.summary:
         if rank == 0:
-            print(create_task(config).summary())
+            print(task.summary())
     elif config.dry_run:
-        dry_run(Trainer(config))
+        dry_run(Trainer(config, task))
     else:
-        Trainer(config).train()
+        Trainer(config, task).train()
 
 
 if __name__ == "__main__":

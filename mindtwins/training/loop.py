@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mindspore as ms
 from tqdm import tqdm
@@ -25,7 +26,6 @@ from mindtwins.distribution.link import RankLost
 from mindtwins.errors import UserError
 from mindtwins.execution import use_device
 from mindtwins.files import atomic_write
-from mindtwins.tasks import Metrics, create_task
 from mindtwins.training.checkpoints import CheckpointFolder
 from mindtwins.training.distributed import World, join_world
 from mindtwins.training.learner import Learner
@@ -34,6 +34,9 @@ from mindtwins.training.resume import check_continuation, run_identity
 from mindtwins.training.schedule import create_schedule
 from mindtwins.training.step import StepResult
 from mindtwins.training.stop import StopRequest
+
+if TYPE_CHECKING:  # tasks stand on this package, not the other way round
+    from mindtwins.tasks import Metrics, Task
 
 # A loss scale below this means that the gradients are broken, not that fp16 is short of range.
 SMALLEST_LOSS_SCALE = 2.0**-10
@@ -60,15 +63,18 @@ class Progress:
 class Trainer:
     """A training run: everything that it needs is built and checked before the first step.
 
+    Args:
+        config: the recipe.
+        task: what it says of models, data and losses (`create_task(config)`).
+
     Raises:
         UserError: a mistake in the recipe, the data or the output folder.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, task: Task) -> None:
         self.config = config
         use_device(config.device_target, config.allow_tf32)
         self.world = join_world(config.distribute)
-        task = create_task(config)
         train_data, test_data = task.find_data("train"), task.find_data("val")
         task.check_same_classes(train_data, test_data)
         self.loader = task.training_loader(train_data, self.world)

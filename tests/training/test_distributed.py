@@ -24,6 +24,10 @@ RECIPE = ROOT / "configs/svt_tiny_digits.yaml"
 TRAIN_IMAGES, VAL_IMAGES = 80, 37  # 37: no multiple of 2 ranks x 8 images
 
 
+def trainer_of(config: TrainConfig) -> Trainer:
+    return Trainer(config, create_task(config))
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> Path:
     """A folder with the digits, and lists of a few of them."""
@@ -72,7 +76,7 @@ def test_two_ranks_learn_what_one_does_with_twice_the_batch(digits, tmp_path, mo
     assert job.output().count("global batch 16 = 8 images x 2 ranks") == 1  # only rank 0 prints
 
     config = parse_config(TrainConfig, arguments(digits, tmp_path / "one", 16), "")
-    Trainer(config).train()
+    trainer_of(config).train()
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 10
     assert two == pytest.approx(one, rel=1e-5)
@@ -109,7 +113,7 @@ def test_killed_rank_ends_the_job_with_its_number_and_a_checkpoint(digits, tmp_p
 
 
 def test_ranks_that_start_differently_are_found_out(digits, tmp_path):
-    trainer = Trainer(parse_config(TrainConfig, arguments(digits, tmp_path), ""))
+    trainer = trainer_of(parse_config(TrainConfig, arguments(digits, tmp_path), ""))
 
     class Pretended(World):
         def exchange(self, label: str, payload: bytes = b"") -> list[bytes]:
@@ -148,7 +152,7 @@ def test_bad_file_on_one_rank_stops_after_the_last_step(digits, tmp_path, launch
     assert job.wait() == 0, job.output()
 
     # An image of rank 1 in the first epoch's last step, damaged before it is read ahead.
-    trainer = Trainer(parse_config(TrainConfig, arguments(digits, tmp_path / "none", 4), ""))
+    trainer = trainer_of(parse_config(TrainConfig, arguments(digits, tmp_path / "none", 4), ""))
     sampler = replace(trainer.loader.sampler, batch_size=2, rank=1, world=2)
     _, places = sampler.places(19, 0)
     bad = Path(trainer.loader.dataset.paths[sampler.order(0)[places[0]]])
@@ -188,7 +192,7 @@ def test_signal_to_one_rank_stops_all_after_the_same_step(digits, tmp_path):
 @pytest.mark.parametrize("launcher", [pytest.param("mpirun", marks=needs_mpirun), "msrun"])
 def test_validation_on_three_ranks_equals_one(digits, tmp_path, launcher):
     config = parse_config(TrainConfig, arguments(digits, tmp_path / "none"), "")
-    trainer = Trainer(replace(config, dry_run=True))
+    trainer = trainer_of(replace(config, dry_run=True))
     trainer.folder.mkdir()
     trainer._save_weights("best.ckpt", "model")
     results = []
