@@ -25,6 +25,18 @@ FORMULATIONS = [
 ]
 
 
+class Function(nn.Cell):
+    """A function of a tensor and constants as a layer."""
+
+    def __init__(self, function, *arguments):
+        super().__init__()
+        self.function = function
+        self.arguments = arguments
+
+    def construct(self, x):
+        return self.function(x, *self.arguments)
+
+
 class WeightedSum(nn.Cell):
     def __init__(self, layer, weights):
         super().__init__(auto_prefix=False)

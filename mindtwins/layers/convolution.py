@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
@@ -46,7 +47,7 @@ class PatchConv(_Conv):
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__(in_channels, out_channels, kernel, groups=1)
         self.convolve = _PATCH_CONV[self.formulation]
-        self.patch = ops.zeros((kernel, kernel), ms.float32)
+        self.patch = Tensor(np.zeros((kernel, kernel), np.float32))
 
     def construct(self, x: Tensor) -> Tensor:
         weight, bias = ops.cast(self.weight, x.dtype), ops.cast(self.bias, x.dtype)

@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from layer_checks import FORMULATIONS, WeightedSum, check, copy, tokens
+from layer_checks import FORMULATIONS, Function, WeightedSum, check, copy, tokens
 from mindspore import Tensor, nn
 
 from mindtwins import layers
@@ -148,13 +148,3 @@ def test_resized_cross_entropy(formulation, size, new, classes):
 
     with layers.use_formulation(formulation):
         check(Mean(labels), Reference(), 5 * tokens(2, *size, classes))
-
-
-class Function(nn.Cell):
-    def __init__(self, function, *arguments):
-        super().__init__()
-        self.function = function
-        self.arguments = arguments
-
-    def construct(self, x):
-        return self.function(x, *self.arguments)

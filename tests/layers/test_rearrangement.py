@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from layer_checks import FORMULATIONS, check, tokens
-from mindspore import Tensor, nn
+from layer_checks import FORMULATIONS, Function, check, tokens
+from mindspore import Tensor
 
 from mindtwins import layers
 
@@ -12,17 +12,7 @@ from mindtwins import layers
 SIZES = [(1, 1, 1, 1), (2, 5, 7, 19), (3, 33, 16, 65), (2, 224, 120, 3)]
 
 
-class Apply(nn.Cell):
-    def __init__(self, function, *arguments):
-        super().__init__()
-        self.function = function
-        self.arguments = arguments
-
-    def construct(self, x):
-        return self.function(x, *self.arguments)
-
-
-class TorchApply(torch.nn.Module):
+class TorchFunction(torch.nn.Module):
     def __init__(self, function):
         super().__init__()
         self.forward = function
@@ -33,13 +23,13 @@ class TorchApply(torch.nn.Module):
 def test_channels_first_and_last(formulation, size):
     with layers.use_formulation(formulation):
         check(
-            Apply(layers.channels_first),
-            TorchApply(lambda x: x.permute(0, 3, 1, 2)),
+            Function(layers.channels_first),
+            TorchFunction(lambda x: x.permute(0, 3, 1, 2)),
             tokens(*size),
         )
         check(
-            Apply(layers.channels_last),
-            TorchApply(lambda x: x.permute(0, 2, 3, 1)),
+            Function(layers.channels_last),
+            TorchFunction(lambda x: x.permute(0, 2, 3, 1)),
             tokens(*size),
         )
 
@@ -50,8 +40,8 @@ def test_scale_channels(formulation, size):
     factors = np.random.default_rng(3).standard_normal((size[0], size[-1])).astype(np.float32)
     with layers.use_formulation(formulation):
         check(
-            Apply(layers.scale_channels, Tensor(factors)),
-            TorchApply(lambda x: x * torch.from_numpy(factors)[:, None, None]),
+            Function(layers.scale_channels, Tensor(factors)),
+            TorchFunction(lambda x: x * torch.from_numpy(factors)[:, None, None]),
             tokens(*size),
         )
 
@@ -60,7 +50,7 @@ def test_scale_channels(formulation, size):
 def test_a_branch_counts_for_each_sample_as_much_as_its_factor(formulation):
     x, keep = tokens(3, 5, 6, 20), np.array([[2], [0], [0.5]], np.float32)
     with layers.use_formulation(formulation):
-        total = Apply(layers.add_branch, Tensor(x), Tensor(keep))(Tensor(3 * x)).asnumpy()
+        total = Function(layers.add_branch, Tensor(x), Tensor(keep))(Tensor(3 * x)).asnumpy()
     expected = 3 * x + np.array([2, 0, 0.5])[:, None, None, None] * x
     np.testing.assert_allclose(total, expected, rtol=1e-6)
 
