@@ -63,9 +63,17 @@ def pcpvt_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(reference_twins._TABLE, "pcpvt_tiny", row)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("pcpvt_tiny")
-@pytest.mark.parametrize("name", ["svt_tiny", "pcpvt_tiny", "svt_small", "pcpvt_small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("svt_tiny", marks=pytest.mark.slow),
+        pytest.param("pcpvt_tiny", marks=pytest.mark.slow),
+        # `benchmarks.step_parity` prints these.
+        pytest.param("svt_small", marks=pytest.mark.endurance),
+        pytest.param("pcpvt_small", marks=pytest.mark.endurance),
+    ],
+)
 def test_twenty_steps_equal_pytorchs(name: str):
     """Forward, backward, clip, AdamW with groups, warmup and cosine."""
     reference = randomise(create_reference(name, num_classes=CLASSES)).train()
