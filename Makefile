@@ -20,7 +20,7 @@ help:
 	@echo "make demo-seg     the same for segmentation"
 	@echo "make test         formatting, linting and the test suite"
 	@echo "make test-fast    the suite without its slow sweeps"
-	@echo "make test-endurance  jobs that are killed and resumed again and again, for an hour"
+	@echo "make test-endurance  jobs that are killed and resumed again and again, for half an hour"
 	@echo "make test-oldest  the fast suite on MindSpore $(OLDEST_MINDSPORE)"
 	@echo "make bench        measures MindTwins beside PyTorch on this machine"
 	@echo "make clean        remove what these made, and no other run or data"
