@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import mindspore as ms
+from mindspore import ops
 
 from mindtwins.layers import kernels
 
@@ -27,6 +28,10 @@ def formulation() -> str:
     if ms.get_current_device().device_target != "CPU":
         return "native"
     return "kernel" if kernels.available() else "matmul"
+
+
+# The same for functions, which are not built: inside a graph, asked while it is compiled.
+formulation_in_graph = ops.constexpr(formulation)
 
 
 @contextmanager

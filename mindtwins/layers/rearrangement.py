@@ -9,9 +9,7 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation
-
-_formulation = ops.constexpr(formulation)
+from mindtwins.layers.device import formulation_in_graph
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -30,6 +28,6 @@ def channels_first(x: Tensor) -> Tensor:
 
 def swap_axes(x: Tensor) -> Tensor:
     """(A, B, C) -> (A, C, B)."""
-    if _formulation() == "kernel" and x.dtype == ms.float32:
+    if formulation_in_graph() == "kernel" and x.dtype == ms.float32:
         return kernels.swap_axes(x)
     return ops.transpose(x, (0, 2, 1))

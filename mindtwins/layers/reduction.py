@@ -6,9 +6,8 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation
+from mindtwins.layers.device import formulation_in_graph
 
-_formulation = ops.constexpr(formulation)
 # A map: a loop that grows a tuple takes ten times as long to compile.
 _map = ops.HyperMap()
 _kernel = ops.MultitypeFuncGraph("sum_of_squares_kernel")
@@ -17,7 +16,7 @@ _plain = ops.MultitypeFuncGraph("sum_of_squares")
 
 def sum_of_squares(tensors: tuple[Tensor, ...]) -> Tensor:
     """Sum of the squares of all elements of all tensors, a scalar; not to be differentiated."""
-    if _formulation() == "kernel":
+    if formulation_in_graph() == "kernel":
         return ops.reshape(ops.addn(_map(_kernel, tensors)), ())
     return ops.addn(_map(_plain, tensors))
 

@@ -12,9 +12,7 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation
-
-_formulation = ops.constexpr(formulation)
+from mindtwins.layers.device import formulation_in_graph
 
 
 def add_branch(x: Tensor, branch: Tensor, keep: Tensor | None) -> Tensor:
@@ -28,7 +26,7 @@ def add_branch(x: Tensor, branch: Tensor, keep: Tensor | None) -> Tensor:
 def scale_channels(x: Tensor, factors: Tensor) -> Tensor:
     """Tokens (B, H, W, C) times factors (B, C), which are not to be differentiated."""
     factors = ops.cast(factors, x.dtype)
-    if _formulation() == "kernel" and x.dtype == ms.float32:
+    if formulation_in_graph() == "kernel" and x.dtype == ms.float32:
         return kernels.scale(x, factors)
     return x * ops.reshape(factors, (x.shape[0], 1, 1, x.shape[3]))
 

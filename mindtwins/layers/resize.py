@@ -12,16 +12,14 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation
-
-_formulation = ops.constexpr(formulation)
+from mindtwins.layers.device import formulation_in_graph
 
 
 def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:
     """(B, H, W, C) -> (B, height, width, C); torch's F.interpolate, align_corners False."""
     if x.shape[1] == height and x.shape[2] == width:
         return x
-    formulation = _formulation()
+    formulation = formulation_in_graph()
     if formulation == "native":
         x = ops.transpose(x, (0, 3, 1, 2))
         x = ops.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
@@ -36,7 +34,7 @@ def resize_nearest(x: Tensor, height: int, width: int) -> Tensor:
     """(B, H, W, C) -> (B, height, width, C); torch's F.interpolate, mode "nearest"."""
     if x.shape[1] == height and x.shape[2] == width:
         return x
-    if _formulation() == "native":
+    if formulation_in_graph() == "native":
         x = ops.transpose(x, (0, 3, 1, 2))
         x = ops.interpolate(x, size=(height, width), mode="nearest")
         return ops.transpose(x, (0, 2, 3, 1))
@@ -45,7 +43,7 @@ def resize_nearest(x: Tensor, height: int, width: int) -> Tensor:
 
 def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
     """(B, H, W, C) -> (B, bins, bins, C), means over bins; torch's AdaptiveAvgPool2d."""
-    if _formulation() == "native":
+    if formulation_in_graph() == "native":
         x = ops.adaptive_avg_pool2d(ops.transpose(x, (0, 3, 1, 2)), bins)
         return ops.transpose(x, (0, 2, 3, 1))
     return _multiply(x, _bin_means(x.shape[1], bins), _bin_means(x.shape[2], bins))
@@ -73,7 +71,7 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         float32 scalar.
     """
     _, height, width = labels.shape
-    if _formulation() == "kernel":
+    if formulation_in_graph() == "kernel":
         # In one pass, without the resized logits: 160 MB for one image of 512 x 512 with 150
         # classes, and as much again for each of their softmax and gradients.
         rows, columns = _neighbours(logits.shape[1], height), _neighbours(logits.shape[2], width)
