@@ -1,6 +1,6 @@
 """MindTwins and plain PyTorch doing the same work with the same weights and inputs.
 
-Weights are randomised: with default-initialised ones activations are so small that some
+Weights are randomized: with default-initialized ones activations are so small that some
 operations (MindSpore's erf) are faster than they would be in use.
 """
 
@@ -24,7 +24,7 @@ from benchmarks.torch_training import (
 )
 from mindtwins.reference import create_reference
 from mindtwins.reference.segmentation import create_segmentation_reference
-from mindtwins.reference.weights import randomise
+from mindtwins.reference.weights import randomize
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
 from mindtwins.training.losses import PixelCrossEntropy, SoftTargetCrossEntropy
@@ -55,7 +55,7 @@ class Models:
 
     def __init__(self, name: str, features_only: bool = False) -> None:
         self.name = name
-        self.reference = randomise(create_reference(name, features_only=features_only))
+        self.reference = randomize(create_reference(name, features_only=features_only))
         self.cell = mindtwins.create_model(name, features_only=features_only)
         copy_weights(self.reference, self.cell)
         self._others: dict[str, torch.nn.Module] = {}
@@ -68,7 +68,7 @@ class Models:
         """
         import timm
 
-        self._others[TIMM] = randomise(timm.create_model(f"twins_{self.name}")).eval()
+        self._others[TIMM] = randomize(timm.create_model(f"twins_{self.name}")).eval()
 
     def add_compiled(self, pixels: np.ndarray) -> None:
         """Let the reference, compiled by torch.compile for such images, compete too."""

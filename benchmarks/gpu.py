@@ -277,7 +277,7 @@ def parity(bench: Bench) -> Table:
 def half(bench: Bench) -> Table:
     """TF32 and the fp16 levels against the reference in float64."""
     table = Table(
-        "TF32 and fp16 against float64 (standard deviations), randomised weights",
+        "TF32 and fp16 against float64 (standard deviations), randomized weights",
         ("model, level", "worst stage", "logits", "same class"),
     )
     if not bench.torch():

@@ -24,7 +24,7 @@ from mindtwins.conversion.verify import Comparison, verify
 from mindtwins.errors import UserError, run_cli
 from mindtwins.reference import create_reference
 from mindtwins.reference.segmentation import create_segmentation_reference
-from mindtwins.reference.weights import randomise
+from mindtwins.reference.weights import randomize
 
 HEAD = "| model | weights | worst map | PyTorch alone | logits | PyTorch alone |"
 
@@ -54,7 +54,7 @@ def convert_and_verify(name: str) -> list[Comparison]:
         pt_path, ckpt_path = Path(folder, "source.pth"), Path(folder, "converted.ckpt")
         is_segmentor = name in list_segmentors()
         create = create_segmentation_reference if is_segmentor else create_reference
-        torch.save({"model": randomise(create(name)).state_dict()}, pt_path)
+        torch.save({"model": randomize(create(name)).state_dict()}, pt_path)
         source = read_source(pt_path)
         conversion = from_torch(source)
         save_checkpoint(ckpt_path, conversion.tensors, conversion.metadata)

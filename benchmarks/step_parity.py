@@ -21,7 +21,7 @@ from benchmarks.torch_training import CLIP, DECAY, torch_training
 from mindtwins.conversion.layouts import LAYOUTS
 from mindtwins.errors import UserError, run_cli
 from mindtwins.reference import create_reference
-from mindtwins.reference.weights import randomise
+from mindtwins.reference.weights import randomize
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
 from mindtwins.training.losses import SoftTargetCrossEntropy
@@ -63,7 +63,7 @@ Run = tuple[np.ndarray, dict[str, np.ndarray]]
 
 def run_torch(name: str, images: np.ndarray, targets: np.ndarray, dtype: torch.dtype) -> Run:
     """Losses and final weights of the reference."""
-    model = randomise(create_reference(name)).to(dtype)
+    model = randomize(create_reference(name)).to(dtype)
     step = torch_training(model, images, targets)
     losses = [step(SCHEDULE(number)) for number in range(STEPS)]
     return np.array(losses), {n: p.detach().numpy() for n, p in model.named_parameters()}
@@ -72,7 +72,7 @@ def run_torch(name: str, images: np.ndarray, targets: np.ndarray, dtype: torch.d
 def run_mindtwins(name: str, images: np.ndarray, targets: np.ndarray) -> Run:
     """Losses and final weights of the MindSpore model, from the same weights."""
     model = mindtwins.create_model(name)
-    copy_weights(randomise(create_reference(name)), model)
+    copy_weights(randomize(create_reference(name)), model)
     optimizer = AdamW(parameter_groups(model, DECAY))
     scale = LossScale(1.0, 1, dynamic=False)
     step = TrainStep(model, SoftTargetCrossEntropy(), optimizer, scale, CLIP)

@@ -63,7 +63,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         prog="pt2ms.py",
         description="Convert a PyTorch checkpoint of a Twins model to MindSpore: classifiers with"
         " official or timm names, segmentors of MMSegmentation, sssegmentation and the official"
-        " code, backbones of MMSegmentation's key converter. Which it is, is recognised. Every"
+        " code, backbones of MMSegmentation's key converter. Which it is, is recognized. Every"
         " tensor is accounted for; code in the file never runs.",
     )
     parser.add_argument(
@@ -77,7 +77,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--ckpt_path", type=Path, required=True, help="target: .ckpt or .safetensors"
     )
     parser.add_argument(
-        "--model", help="the variant that the source has to be; default: recognised from shapes"
+        "--model", help="the variant that the source has to be; default: recognized from shapes"
     )
     parser.add_argument(
         "--num_classes", type=int, help="classes of the target, 0 for no head; default: as source"
@@ -118,7 +118,7 @@ def _import_verify() -> ModuleType:
 
 
 def _summary(source: Source, conversion: Conversion) -> str:
-    """What was read, recognised, used, ignored, widened and filled, a line each."""
+    """What was read, recognized, used, ignored, widened and filled, a line each."""
     account, metadata = conversion.account, conversion.metadata
     place = f" under {source.container!r}" if source.container else ""
     prefix = f", each name without {source.prefix!r}" if source.prefix else ""
@@ -127,7 +127,7 @@ def _summary(source: Source, conversion: Conversion) -> str:
     )
     lines = [
         f"read {source.path}: {len(source.tensors)} tensors{place}{prefix}",
-        f"recognised {metadata['variant']}, {metadata['num_classes']} classes:"
+        f"recognized {metadata['variant']}, {metadata['num_classes']} classes:"
         f" {count:,} parameters, {len(account.used)} tensors used",
         f"names of the {metadata['source']['layout']} code, which computes with"
         f" {', '.join(f'{field} {value}' for field, value in metadata['dialect'].items())}",

@@ -187,7 +187,7 @@ class AugmentationSection:
     re_prob: float = option(0.0, "probability of random erasing", at_least=0, at_most=1)
     re_mode: str = option(
         "pixel",
-        "what an erased area is filled with: zeros, one random colour, or random pixels",
+        "what an erased area is filled with: zeros, one random color, or random pixels",
         choices=("const", "rand", "pixel"),
     )
     re_count: int = option(1, "most areas erased in one image", at_least=1)
@@ -240,8 +240,8 @@ class SegmentationSection:
 
 
 @dataclass(frozen=True)
-class OptimisationSection:
-    """optimisation (AdamW)"""
+class OptimizationSection:
+    """optimization (AdamW)"""
 
     batch_size: int = option(
         128, "images per rank and micro-batch", at_least=1, free=True
@@ -401,7 +401,7 @@ class Config(
     OutputSection,
     RuntimeSection,
     ScheduleSection,
-    OptimisationSection,
+    OptimizationSection,
     SegmentationSection,
     AugmentationSection,
     DataSection,

@@ -8,7 +8,7 @@ import torch
 from mindspore import Tensor, nn
 
 from mindtwins.conversion.verify import compare, format_table
-from mindtwins.reference.weights import amplify, randomise
+from mindtwins.reference.weights import amplify, randomize
 
 # Largest deviation in units of the reference's standard deviation. Between fp32 and fp64 of the
 # reference itself there are up to 7e-6 in the stage maps and 3e-6 in the logits (all six models).
@@ -24,13 +24,13 @@ _NORM_WORDS = {
 
 WEIGHTS = {
     "default": lambda model: model,
-    "randomised": randomise,
-    "amplified": lambda model: amplify(randomise(model)),
+    "randomized": randomize,
+    "amplified": lambda model: amplify(randomize(model)),
 }
 
 
 def photographs(height: int, width: int, batch: int = 1) -> np.ndarray:
-    """Normalised crops (batch, 3, height, width) of the photographs that scikit-learn ships.
+    """Normalized crops (batch, 3, height, width) of the photographs that scikit-learn ships.
 
     They are 427 x 640; what lies beyond is a mirror image.
     """
@@ -48,7 +48,7 @@ def on_or_off(reference: torch.nn.Module) -> torch.nn.Module:
 
     A value that rounding puts on the other side of zero changes gradients by 1e-3, in torch too.
     """
-    randomise(reference)
+    randomize(reference)
     generator = torch.Generator().manual_seed(1)
     for module in reference.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -21,7 +21,7 @@ from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import photographs
 from mindtwins.errors import UserError
 from mindtwins.reference import create_reference
-from mindtwins.reference.weights import randomise
+from mindtwins.reference.weights import randomize
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.tasks import create_task
 from mindtwins.training.distributed import World
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 def folder(tmp_path_factory):
     """A folder with a converted svt_tiny, two photographs, and names for its ten classes."""
     folder = tmp_path_factory.mktemp("infer")
-    reference = randomise(create_reference("svt_tiny", num_classes=10))
+    reference = randomize(create_reference("svt_tiny", num_classes=10))
     torch.save(reference.state_dict(), folder / "tiny.pth")
     conversion = from_torch(read_source(folder / "tiny.pth"))
     save_checkpoint(folder / "tiny.ckpt", conversion.tensors, conversion.metadata)
@@ -51,7 +51,7 @@ def run(*arguments: object) -> None:
 
 def test_classes_and_probabilities_are_the_reference_s(folder, capsys):
     with torch.no_grad():
-        reference = randomise(create_reference("svt_tiny", num_classes=10))
+        reference = randomize(create_reference("svt_tiny", num_classes=10))
         expected = reference(torch.from_numpy(photographs())).softmax(1).numpy()
     run(
         *("--ckpt_path", folder / "tiny.ckpt", "--images", folder / "photographs"),

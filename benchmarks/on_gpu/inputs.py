@@ -11,7 +11,7 @@ CLASSES = 1000
 RATE, DECAY, CLIP = 1e-6, 0.05, 5.0
 # What is multiplied with this to be "amplified", see `mindtwins.reference.weights.amplify`.
 FACTOR = 3e-3
-WEIGHTS = ("randomised", "amplified")
+WEIGHTS = ("randomized", "amplified")
 
 
 def images(batch: int, size: int) -> np.ndarray:

@@ -84,7 +84,7 @@ def parity(
 ) -> None:
     """Deviations of the stages and logits from the float64 reference, as it becomes available.
 
-    fp16 levels are compared with randomised weights only.
+    fp16 levels are compared with randomized weights only.
     """
     use_device(device, allow_tf32=tf32)
     pixels = Tensor(images(batch, size))
@@ -173,7 +173,7 @@ Call = Callable[[], object]
 
 def _inference(name: str, size: int, batch: int, precision: str) -> Call:
     model = mindtwins.create_model(name)
-    _randomise(model)
+    _randomize(model)
     if precision == "fp16":
         set_precision(model, INFERENCE_LEVEL)
     inputs = on_device(images(batch, size))
@@ -183,7 +183,7 @@ def _inference(name: str, size: int, batch: int, precision: str) -> Call:
 def _training(name: str, size: int, batch: int, precision: str) -> Call:
     """The step of `train.py`: the batch is copied to the device, the loss comes back."""
     model = mindtwins.create_model(name)
-    _randomise(model)
+    _randomize(model)
     halves = precision == "fp16"
     if halves:
         set_precision(model, TRAINING_LEVEL)
@@ -199,7 +199,7 @@ def on_device(array: np.ndarray) -> Tensor:
     return Tensor(array) + Tensor(0, ms.float32)
 
 
-def _randomise(model: nn.Cell) -> None:
+def _randomize(model: nn.Cell) -> None:
     """Weights of std 1 / sqrt(fan_in), so that activations are as large as a trained model's."""
     rng = np.random.default_rng(0)
     for parameter in model.get_parameters():

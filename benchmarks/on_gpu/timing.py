@@ -22,30 +22,30 @@ def exclusive(lock: str) -> Iterator[None]:
 
 
 def median_seconds(
-    work: Callable[[], object], synchronise: Callable[[], object], limit: float
+    work: Callable[[], object], synchronize: Callable[[], object], limit: float
 ) -> float:
     """Seconds per call, the median over rounds of calls that are waited for together.
 
     Args:
         work: starts the work; it need not wait for its end.
-        synchronise: waits until the device is idle.
+        synchronize: waits until the device is idle.
         limit: seconds after which no further round is started; warming up does not count.
     """
     for _ in range(WARM_UPS):
         work()
-    synchronise()
-    once = _round(work, synchronise, 1)
+    synchronize()
+    once = _round(work, synchronize, 1)
     calls = max(1, round(SHORTEST / once))
     rounds: list[float] = []
     started = time.perf_counter()
     while not rounds or (len(rounds) < ROUNDS and time.perf_counter() - started < limit):
-        rounds.append(_round(work, synchronise, calls) / calls)
+        rounds.append(_round(work, synchronize, calls) / calls)
     return statistics.median(rounds)
 
 
-def _round(work: Callable[[], object], synchronise: Callable[[], object], calls: int) -> float:
+def _round(work: Callable[[], object], synchronize: Callable[[], object], calls: int) -> float:
     start = time.perf_counter()
     for _ in range(calls):
         work()
-    synchronise()
+    synchronize()
     return time.perf_counter() - start

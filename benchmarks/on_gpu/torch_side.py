@@ -26,7 +26,7 @@ from benchmarks.on_gpu.inputs import (
 from benchmarks.on_gpu.timing import exclusive, median_seconds
 from benchmarks.on_gpu.workers import emit, serve
 from mindtwins.reference import create_reference
-from mindtwins.reference.weights import amplify, randomise
+from mindtwins.reference.weights import amplify, randomize
 
 
 def environment() -> None:
@@ -50,7 +50,7 @@ def reference(models: list[str], folder: str, batch: int, size: int) -> None:
     device = _device("cuda" if torch.cuda.is_available() else "cpu", "fp32")
     pixels = torch.from_numpy(images(batch, size))
     for name in models:
-        model = randomise(create_reference(name)).eval()
+        model = randomize(create_reference(name)).eval()
         state = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
         save(weights_file(folder, name), state)
         for weights in WEIGHTS:
@@ -99,10 +99,10 @@ def speed(
             call = work(name, size, batch, precision, compiled, place)
             started = time.perf_counter()
             call()
-            _synchronise(place)
+            _synchronize(place)
             first = time.perf_counter() - started
             with exclusive(lock):
-                taken = median_seconds(call, lambda: _synchronise(place), seconds)
+                taken = median_seconds(call, lambda: _synchronize(place), seconds)
             peak = torch.cuda.max_memory_allocated() if place.type == "cuda" else 0
             emit(**row, seconds=taken, first=first, peak=peak)
         except Exception as error:
@@ -115,7 +115,7 @@ Call = Callable[[], object]
 def _inference(
     name: str, size: int, batch: int, precision: str, compiled: bool, place: torch.device
 ) -> Call:
-    model = randomise(create_reference(name)).eval().to(place)
+    model = randomize(create_reference(name)).eval().to(place)
     inputs = torch.from_numpy(images(batch, size)).to(place)
     if precision == "fp16":
         model, inputs = model.half(), inputs.half()
@@ -132,7 +132,7 @@ def _training(
     name: str, size: int, batch: int, precision: str, compiled: bool, place: torch.device
 ) -> Call:
     """Copy the batch to the device, forward, backward, clip, AdamW; the loss comes back."""
-    model = randomise(create_reference(name)).train().to(place)
+    model = randomize(create_reference(name)).train().to(place)
     parameters = list(model.parameters())
     exempt = {n for n, p in model.named_parameters() if p.ndim == 1 or n.startswith("pos_block.")}
     optimizer = torch.optim.AdamW(
@@ -178,7 +178,7 @@ def _forget(place: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _synchronise(place: torch.device) -> None:
+def _synchronize(place: torch.device) -> None:
     if place.type == "cuda":
         torch.cuda.synchronize()
 

@@ -20,7 +20,7 @@ CLASSES = 2
 
 
 def write_images(folder: Path, train: int, val: int) -> None:
-    """JPEGs of about 500 x 375 pixels: smooth noise, of another colour in each class."""
+    """JPEGs of about 500 x 375 pixels: smooth noise, of another color in each class."""
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for number in range(count):

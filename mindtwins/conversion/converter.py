@@ -11,7 +11,7 @@ import numpy as np
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.conversion.accounting import Account, AccountError, settle
 from mindtwins.conversion.kinds import KINDS, Kind, task_of
-from mindtwins.conversion.layouts import PROJECTS, Layout, find_layout, recognise_layout
+from mindtwins.conversion.layouts import PROJECTS, Layout, find_layout, recognize_layout
 from mindtwins.conversion.readers import Source
 from mindtwins.errors import UserError
 
@@ -37,14 +37,14 @@ def from_torch(
 
     Args:
         source: what `read_source` returned.
-        model: the variant that it has to be; None recognises it.
+        model: the variant that it has to be; None recognizes it.
         num_classes: width of the head, 0 for none; None takes the source's.
         drop_head: leave the source's head out, and give the new one zeros.
 
     Raises:
         UserError: something does not add up; the message names it.
     """
-    layout = recognise_layout(source.tensors)
+    layout = recognize_layout(source.tensors)
     kind = KINDS[layout.task]
     names, ignored = {}, dict(source.ignored)
     for theirs in source.tensors:
@@ -127,7 +127,7 @@ def _fit(
     num_classes: int,
     without_head: bool,
 ) -> _Fit:
-    """Recognise the variant and settle the account with it."""
+    """Recognize the variant and settle the account with it."""
     # Of parameters that share a tensor only the names are known; no shape that is asked for here
     # is one of theirs.
     seen = {ours: tensors[theirs].shape for theirs, parts in names.items() for ours in parts}
@@ -136,12 +136,12 @@ def _fit(
             f"{path} is no Twins checkpoint: none of its tensors (the first is"
             f" {next(iter(tensors))}) has a name of these layouts: {', '.join(PROJECTS)}"
         )
-    recognised = kind.recognise(seen)
-    variant = kind.resolve(model) if model else recognised.variant
-    if recognised.exact and variant != recognised.variant:
+    recognized = kind.recognize(seen)
+    variant = kind.resolve(model) if model else recognized.variant
+    if recognized.exact and variant != recognized.variant:
         raise UserError(
-            f"{path} holds {recognised.variant}, not {variant} ({recognised.seen}):"
-            f" leave --model out or pass --model {recognised.variant}"
+            f"{path} holds {recognized.variant}, not {variant} ({recognized.seen}):"
+            f" leave --model out or pass --model {recognized.variant}"
         )
     stem = seen.get(kind.stem, ())
     in_channels = stem[1] if len(stem) == 4 else 3
@@ -150,7 +150,7 @@ def _fit(
     try:
         filled, account = settle(tensors, names, shapes)
     except AccountError as error:
-        others = "" if recognised.exact else f" or any other model ({recognised.seen})"
+        others = "" if recognized.exact else f" or any other model ({recognized.seen})"
         raise UserError(f"{path} does not fit {variant}{others}: it {error}") from error
     metadata = kind.metadata(variant, num_classes, in_channels, seen)
     return _Fit(metadata, filled, account, unfilled)

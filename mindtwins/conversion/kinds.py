@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from mindtwins.conversion.recognise import Recognition, recognise
+from mindtwins.conversion.recognize import Recognition, recognize
 from mindtwins.models.variants import parameter_shapes, resolve_name
 from mindtwins.segmentation.variants import (
     Widths,
@@ -36,7 +36,7 @@ class Kind(Protocol):
     default_classes: int
     fewest_classes: int
 
-    def recognise(self, seen: Shapes) -> Recognition:
+    def recognize(self, seen: Shapes) -> Recognition:
         """The model that agrees best with the shapes."""
 
     def resolve(self, name: str) -> str:
@@ -57,8 +57,8 @@ class Classifier:
     default_classes = 1000
     fewest_classes = 0
 
-    def recognise(self, seen: Shapes) -> Recognition:
-        return recognise(seen)
+    def recognize(self, seen: Shapes) -> Recognition:
+        return recognize(seen)
 
     def resolve(self, name: str) -> str:
         return resolve_name(name)
@@ -82,10 +82,10 @@ class Segmentor:
     default_classes = 150
     fewest_classes = 1
 
-    def recognise(self, seen: Shapes) -> Recognition:
+    def recognize(self, seen: Shapes) -> Recognition:
         pyramid = any(name.startswith(("neck.", "decode_head.scale_heads.")) for name in seen)
         head = "fpn" if pyramid else "upernet"
-        backbone = recognise(
+        backbone = recognize(
             {
                 name.removeprefix(_BACKBONE): shape
                 for name, shape in seen.items()

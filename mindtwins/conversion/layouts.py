@@ -267,6 +267,6 @@ def find_layout(project: str, task: str) -> Layout:
     )
 
 
-def recognise_layout(names: Collection[str]) -> Layout:
+def recognize_layout(names: Collection[str]) -> Layout:
     """The layout that has a place for most of these names of theirs."""
     return max(LAYOUTS, key=lambda layout: sum(bool(layout.to_ours(name)) for name in names))

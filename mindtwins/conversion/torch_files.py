@@ -95,7 +95,7 @@ def as_array(name: str, tensor: object) -> np.ndarray:
     """A tensor's memory as an array; bfloat16 as `mindtwins.tensor_files.BFLOAT16`.
 
     Raises:
-        FormatError: a sparse, quantised or otherwise foreign tensor.
+        FormatError: a sparse, quantized or otherwise foreign tensor.
     """
     torch = _import_torch()
     tensor = tensor.detach()

@@ -1,7 +1,7 @@
 """Proof of a conversion: the written file in MindSpore against its source in PyTorch.
 
 Both models see the two photographs that scikit-learn ships, with the weights as they are and with
-amplified ones: trained and freshly initialised weights alike keep some mistakes (the epsilon of a
+amplified ones: trained and freshly initialized weights alike keep some mistakes (the epsilon of a
 norm, for one) below the rounding noise, and scaling the convolutions in front of the norms brings
 them out. The noise floor is measured, not assumed: it is how far the reference in float32 is from
 itself in float64 on the same pictures and weights.
@@ -153,7 +153,7 @@ def _segmentors(
     if metadata["source"]["layout"] == "sssegmentation":
         state = rename_sssegmentation(state)
     segmentor = create_segmentor(metadata["variant"], ckpt_path=ckpt_path, **shape)
-    # A new classifier is all zeros: both get the one that the reference was initialised with.
+    # A new classifier is all zeros: both get the one that the reference was initialized with.
     new = {name: reference.state_dict()[name].clone() for name in metadata["filled"]}
     for parameter in segmentor.get_parameters():
         if parameter.name in new:

@@ -18,8 +18,8 @@ NUM_IMAGES = 1797
 def write_digits(folder: str | os.PathLike[str]) -> Path:
     """Write the digits data set as `folder/{train,val}/{0..9}/*.png`, unless it is there.
 
-    The 1797 pictures of 8 x 8 pixels and 17 grey levels come with scikit-learn (the test part of
-    UCI's "Optical Recognition of Handwritten Digits"). They are stored as 32 x 32 grey PNG files,
+    The 1797 pictures of 8 x 8 pixels and 17 gray levels come with scikit-learn (the test part of
+    UCI's "Optical Recognition of Handwritten Digits"). They are stored as 32 x 32 gray PNG files,
     enlarged bicubically, so that crops and shears need not move in steps of a source pixel. Every
     fifth picture of a class goes to val: 355 pictures, against 1442 in train.
 

@@ -1,7 +1,7 @@
-"""The evaluation transform of the published accuracies: resize, centre crop, normalise.
+"""The evaluation transform of the published accuracies: resize, center crop, normalize.
 
 Bit-equal to torchvision's Resize(int, bicubic) -> CenterCrop -> ToTensor -> Normalize on PIL
-pictures, whose rounding rules `resized_size` and `centre_crop` restate.
+pictures, whose rounding rules `resized_size` and `center_crop` restate.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from mindtwins.data.normalise import Normalise
+from mindtwins.data.normalize import Normalize
 from mindtwins.data.resample import resize_part
 
 
@@ -22,7 +22,7 @@ def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return int(short_side * width / height), short_side
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
+def center_crop(image: Image.Image, size: int) -> Image.Image:
     """Cut the central size x size square, after padding with black where the picture is smaller.
 
     An odd margin splits by Python's round (half to even) when cropping, and gives the extra row or
@@ -33,10 +33,10 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
         left, top = missing_width // 2, missing_height // 2
         border = (left, top, missing_width - left, missing_height - top)
         image = ImageOps.expand(image, border)
-    return image.crop(centre_box(image.width, image.height, size))
+    return image.crop(center_box(image.width, image.height, size))
 
 
-def centre_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+def center_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
     """Return the (left, top, right, bottom) of the central square of a picture that holds it."""
     left, top = round((width - size) / 2), round((height - size) / 2)
     return left, top, left + size, top + size
@@ -57,13 +57,13 @@ class EvaluationTransform:
     ) -> None:
         self.image_size = image_size
         self.short_side = int(image_size / crop_pct)
-        self.normalise = Normalise(mean, std)
+        self.normalize = Normalize(mean, std)
 
     def __call__(self, image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the normalised centre of the picture, in `out` if that is given."""
+        """Return the normalized center of the picture, in `out` if that is given."""
         size = resized_size(image.width, image.height, self.short_side)
         if min(size) < self.image_size:
             image = image.resize(size, Image.Resampling.BICUBIC)
-            return self.normalise(centre_crop(image, self.image_size), out)
-        box = centre_box(*size, self.image_size)
-        return self.normalise(resize_part(image, size, box, Image.Resampling.BICUBIC), out)
+            return self.normalize(center_crop(image, self.image_size), out)
+        box = center_box(*size, self.image_size)
+        return self.normalize(resize_part(image, size, box, Image.Resampling.BICUBIC), out)

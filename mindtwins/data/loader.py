@@ -36,7 +36,7 @@ class TrainingBatch:
     """One micro-batch of b images.
 
     Attributes:
-        images: float32 (b, 3, image_size, image_size), augmented, normalised and mixed.
+        images: float32 (b, 3, image_size, image_size), augmented, normalized and mixed.
         targets: what the loss compares with. Classification: float32 (b, num_classes), the soft
             targets with smoothing and mixing applied. Segmentation: int32 (b, image_size,
             image_size), each pixel's class, or 255 where there is none.

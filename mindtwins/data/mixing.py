@@ -126,13 +126,13 @@ class Mixing:
         mixup_kept = rng.beta(*[self.mixup_alpha or 1.0] * 2, size=global_batch)
         cutmix_kept = rng.beta(*[self.cutmix_alpha or 1.0] * 2, size=global_batch)
         applied = rng.random(global_batch) < self.prob
-        centre_y = rng.integers(0, height, size=global_batch)
-        centre_x = rng.integers(0, width, size=global_batch)
+        center_y = rng.integers(0, height, size=global_batch)
+        center_x = rng.integers(0, width, size=global_batch)
 
         kept = np.where(applied, np.where(cut, cutmix_kept, mixup_kept), 1.0)
         side = np.sqrt(1.0 - kept)
         boxes = np.stack(
-            [*_interval(centre_y, side, height), *_interval(centre_x, side, width)], axis=1
+            [*_interval(center_y, side, height), *_interval(center_x, side, width)], axis=1
         )
         boxes[~(cut & applied)] = 0
         # The border clips boxes, so what counts is the area that was really replaced.
@@ -143,11 +143,11 @@ class Mixing:
         return kept[draw].astype(np.float32), boxes[draw]
 
 
-def _interval(centre: np.ndarray, side: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _interval(center: np.ndarray, side: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return start and stop, clipped to [0, length], of intervals of `side` times `length`."""
     extent = (length * side).astype(np.int64)
-    start = np.clip(centre - extent // 2, 0, length)
-    return start, np.clip(centre + (extent + 1) // 2, 0, length)
+    start = np.clip(center - extent // 2, 0, length)
+    return start, np.clip(center + (extent + 1) // 2, 0, length)
 
 
 def _mix_images(images: np.ndarray, kept: np.ndarray, boxes: np.ndarray) -> None:

@@ -201,7 +201,7 @@ class RandAugment:
 
     Args:
         interpolations: of the operations that move pixels; with more than one, drawn each time.
-        fill: RGB colour of the pixels that move in from outside.
+        fill: RGB color of the pixels that move in from outside.
         magnitude: level of the operations (`m`).
         magnitude_std: standard deviation of each operation's level (`mstd`); infinite for a
             uniform draw between 0 and the magnitude.

@@ -1,4 +1,4 @@
-"""Random erasing of normalised pictures, with timm's semantics.
+"""Random erasing of normalized pictures, with timm's semantics.
 
 Zhong et al., "Random Erasing Data Augmentation", arXiv 1708.04896.
 """
@@ -17,8 +17,8 @@ MIN_AREA, MAX_AREA = 0.02, 1 / 3
 MIN_ASPECT, MAX_ASPECT = 0.3, 1 / 0.3
 ATTEMPTS = 10
 
-# What replaces the pixels of a (channels, height, width) rectangle; it is normalised data, so zero
-# is the mean colour and a standard normal draw is a typical one.
+# What replaces the pixels of a (channels, height, width) rectangle; it is normalized data, so zero
+# is the mean color and a standard normal draw is a typical one.
 _FILLS: dict[str, Callable[[np.random.Generator, tuple[int, int, int]], np.ndarray | float]] = {
     "const": lambda rng, shape: 0.0,
     "rand": lambda rng, shape: rng.standard_normal((shape[0], 1, 1), dtype=np.float32),
@@ -36,7 +36,7 @@ class RandomErasing:
 
     Args:
         prob: probability that a picture is erased at all.
-        mode: "const" (the mean colour), "rand" (one random colour per rectangle) or "pixel" (one
+        mode: "const" (the mean color), "rand" (one random color per rectangle) or "pixel" (one
             per pixel).
         count: most rectangles per picture; their number is uniform in 1 to count.
 
@@ -57,7 +57,7 @@ class RandomErasing:
             raise UserError(f"random erasing count is {self.count}: it must be at least 1")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> None:
-        """Erase in place; `image` is float32 (channels, height, width), normalised."""
+        """Erase in place; `image` is float32 (channels, height, width), normalized."""
         if rng.random() >= self.prob:
             return
         count = int(rng.integers(1, self.count + 1))

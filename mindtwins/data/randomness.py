@@ -19,7 +19,7 @@ class Purpose(IntEnum):
     SHUFFLE = 1
     MIXING = 2
     DROP_PATH = 3
-    INITIALISATION = 4
+    INITIALIZATION = 4
     DROPOUT = 5
 
 

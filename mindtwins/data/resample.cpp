@@ -1,8 +1,8 @@
-// Pillow's Image.resize for 8-bit colours, byte for byte, of a part of the result.
+// Pillow's Image.resize for 8-bit colors, byte for byte, of a part of the result.
 //
 // Pillow resizes in two passes, across and down, with weights in fixed point and bytes in between
 // (its file src/libImaging/Resample.c). The same integers are computed here, but only those that
-// the wanted part needs, in loops over contiguous bytes that compilers vectorise.
+// the wanted part needs, in loops over contiguous bytes that compilers vectorize.
 
 #include <algorithm>
 #include <cmath>

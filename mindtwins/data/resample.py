@@ -1,6 +1,6 @@
 """Pillow's resize of a part of a picture: in C++ where that was built, else by Pillow itself.
 
-Of the pixels that a resize to the shorter side computes, a centre crop throws almost half away; the
+Of the pixels that a resize to the shorter side computes, a center crop throws almost half away; the
 C++ code (resample.cpp) computes only those that are wanted. It is byte-equal to Pillow, which is
 tried out when it is loaded, since Pillow's versions differ in which of the two passes comes first.
 """

@@ -1,4 +1,4 @@
-"""The training transform: random crop and flip, RandAugment or color jitter, normalise, erase.
+"""The training transform: random crop and flip, RandAugment or color jitter, normalize, erase.
 
 The semantics are timm's and torchvision's; every draw comes from the generator that is passed in.
 """
@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from mindtwins.data.normalise import Normalise
+from mindtwins.data.normalize import Normalize
 from mindtwins.data.rand_augment import parse_rand_augment
 from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.data.resample import resize_part
@@ -73,14 +73,14 @@ class TrainingTransform:
 
     Args:
         image_size: side of the square the model sees, in pixels.
-        mean: per-channel mean of x / 255; also the fill colour of RandAugment.
+        mean: per-channel mean of x / 255; also the fill color of RandAugment.
         std: per-channel standard deviation.
         scale: range of the crop's area, relative to the picture's.
         ratio: range of the crop's width over its height.
         horizontal_flip: probability of a flip.
         rand_augment: a policy such as `rand-m9-mstd0.5-inc1`; empty for none.
         color_jitter: strength of the color jitter; as in timm it is ignored with RandAugment.
-        erasing: random erasing after normalisation; None for none.
+        erasing: random erasing after normalization; None for none.
         interpolation: "bicubic", "bilinear" or "random".
 
     Raises:
@@ -111,7 +111,7 @@ class TrainingTransform:
         self.horizontal_flip = horizontal_flip
         self.erasing = erasing
         self.interpolations = INTERPOLATIONS[interpolation]
-        self.normalise = Normalise(mean, std)
+        self.normalize = Normalize(mean, std)
         self.change_colors: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None
         if rand_augment:
             fill = tuple(min(255, round(255 * value)) for value in mean)
@@ -122,7 +122,7 @@ class TrainingTransform:
     def __call__(
         self, image: Image.Image, rng: np.random.Generator, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return the augmented, normalised picture, in `out` if that is given."""
+        """Return the augmented, normalized picture, in `out` if that is given."""
         interpolation = self.interpolations[rng.integers(len(self.interpolations))]
         box = random_crop_box(image.width, image.height, self.scale, self.ratio, rng)
         size = self.image_size, self.image_size
@@ -133,7 +133,7 @@ class TrainingTransform:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.change_colors is not None:
             image = self.change_colors(image, rng)
-        array = self.normalise(image, out)
+        array = self.normalize(image, out)
         if self.erasing is not None:
             self.erasing(array, rng)
         return array

@@ -63,8 +63,8 @@ class ImageScores:
         ahead = ~((logits < of_label) | ((logits == of_label) & ~before))
         self.place[index] = ahead.sum(1)
         highest = logits.max(1)
-        normaliser = highest + np.log(np.exp(logits - highest[:, None]).sum(1))
-        self.loss[index] = normaliser - of_label[:, 0]
+        normalizer = highest + np.log(np.exp(logits - highest[:, None]).sum(1))
+        self.loss[index] = normalizer - of_label[:, 0]
 
     def to_bytes(self) -> bytes:
         """The images seen so far, for `add_bytes` of another process."""

@@ -1,4 +1,4 @@
-"""Batch normalisation over the last axis, on one rank or over all of them."""
+"""Batch normalization over the last axis, on one rank or over all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mindtwins.layers.device import formulation
 
 
 class BatchNorm(nn.Cell):
-    """Normalise each channel over batch and pixels: (..., C) -> (..., C), as torch.nn.BatchNorm2d.
+    """Normalize each channel over batch and pixels: (..., C) -> (..., C), as torch.nn.BatchNorm2d.
 
     In training by the mean and the biased variance of the batch, which also move `moving_mean` and
     `moving_variance` (by the unbiased variance); else by those two. Parameters `gamma`, `beta`,
@@ -21,8 +21,8 @@ class BatchNorm(nn.Cell):
         channels: C.
         epsilon: added to the variance.
         momentum: torch's, the share of the new value: moving += momentum * (batch's - moving).
-        synchronise: take mean and variance over the batches of all ranks, which must be of the same
-            shape (torch.nn.SyncBatchNorm). Needs an initialised communication.
+        synchronize: take mean and variance over the batches of all ranks, which must be of the same
+            shape (torch.nn.SyncBatchNorm). Needs an initialized communication.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class BatchNorm(nn.Cell):
         channels: int,
         epsilon: float = 1e-5,
         momentum: float = 0.1,
-        synchronise: bool = False,
+        synchronize: bool = False,
     ) -> None:
         super().__init__()
         self.epsilon = epsilon
@@ -43,9 +43,9 @@ class BatchNorm(nn.Cell):
         self.moving_variance = Parameter(
             initializer("ones", (channels,), ms.float32), requires_grad=False
         )
-        self.synchronise = synchronise
+        self.synchronize = synchronize
         self.ranks = 1
-        if synchronise:
+        if synchronize:
             self.ranks = ms.communication.get_group_size()
             self.sum_over_ranks = ops.AllReduce()
         self.formulation = formulation()
@@ -65,7 +65,7 @@ class BatchNorm(nn.Cell):
             mean, variance = self.moving_mean, self.moving_variance
         scale = ops.rsqrt(variance + self.epsilon) * self.gamma
         if self.formulation == "kernel":
-            out = kernels.normalise(tokens, mean, scale, self.beta)
+            out = kernels.normalize(tokens, mean, scale, self.beta)
         else:
             out = (tokens - mean) * scale + self.beta
         return ops.cast(ops.reshape(out, x.shape), x.dtype)
@@ -74,13 +74,13 @@ class BatchNorm(nn.Cell):
         """(N, C) -> mean and biased variance (C,), over the tokens of all ranks."""
         # Not before a reduction over ranks, where the kernel's gradient came out wrong in a whole
         # segmentor (MindSpore 2.10: 7 times too large, though right for a few layers).
-        if self.formulation == "kernel" and not self.synchronise:
+        if self.formulation == "kernel" and not self.synchronize:
             mean, variance = kernels.moments(tokens)
         else:
             mean = ops.mean(tokens, 0)
             # About the mean: a difference of squares would lose the digits of a small variance.
             variance = ops.mean(ops.square(tokens - mean), 0)
-        if self.synchronise:
+        if self.synchronize:
             own, mean = mean, self.sum_over_ranks(mean) / self.ranks
             variance = self.sum_over_ranks(variance + ops.square(own - mean)) / self.ranks
         return mean, variance
@@ -88,7 +88,7 @@ class BatchNorm(nn.Cell):
     def move(self, mean: Tensor, variance: Tensor, count: int) -> None:
         if count < 2:
             raise ValueError(
-                "batch normalisation in training needs more than one value per channel: "
+                "batch normalization in training needs more than one value per channel: "
                 "use a larger batch"
             )
         unbiased = variance * (count / (count - 1))

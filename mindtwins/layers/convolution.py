@@ -18,7 +18,7 @@ from mindtwins.layers.padding import crop_top_left
 
 
 class _Conv(nn.Cell):
-    """Weight and bias of a convolution, initialised as the official code does.
+    """Weight and bias of a convolution, initialized as the official code does.
 
     Normal of std sqrt(2 / fan_out) with fan_out = kh * kw * out / groups; bias 0.
     """

@@ -18,7 +18,7 @@ from mindtwins.layers.device import formulation
 class _DenseConv(nn.Cell):
     """Weight and, if wanted, bias; without a `weight_init` He's normal of mode "fan out".
 
-    Its std is sqrt(2 / (kernel * kernel * out)), as MMSegmentation initialises its ConvModule.
+    Its std is sqrt(2 / (kernel * kernel * out)), as MMSegmentation initializes its ConvModule.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ def _conv_3x3_native(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _conv_3x3_matmul(x: Tensor, weight: Tensor) -> Tensor:
-    """Each pixel's neighbourhood as one row, times the weight as a matrix."""
+    """Each pixel's neighborhood as one row, times the weight as a matrix."""
     batch, height, width, channels = x.shape
     row = ops.zeros((batch, 1, width, channels), x.dtype)
     x = ops.concat((row, x, row), 1)
@@ -104,7 +104,7 @@ def _conv_3x3_matmul(x: Tensor, weight: Tensor) -> Tensor:
         begin = (0, tap // 3, tap % 3, 0)
         shifted = (*shifted, ops.slice(x, begin, (batch, height, width, channels)))
     rows = ops.reshape(ops.concat(shifted, -1), (-1, 9 * channels))
-    # (out, in, kh, kw) -> (kh, kw, in, out): the order of the neighbourhoods.
+    # (out, in, kh, kw) -> (kh, kw, in, out): the order of the neighborhoods.
     matrix = ops.reshape(ops.transpose(weight, (2, 3, 1, 0)), (9 * channels, -1))
     return ops.reshape(ops.matmul(rows, matrix), (batch, height, width, -1))
 

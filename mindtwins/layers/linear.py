@@ -20,7 +20,7 @@ _FEW_TOKENS, _FEW_CHANNELS = range(16, 98), 1024
 class Dense(nn.Dense):
     """`y = x W^T + b` over the last axis; weight (out, in), bias (out,), as torch.nn.Linear.
 
-    Initialised as the official code does: weight truncated normal of std 0.02, bias 0. Its bounds
+    Initialized as the official code does: weight truncated normal of std 0.02, bias 0. Its bounds
     (torch's `trunc_normal_` default) are -2 and 2 absolute, 100 standard deviations away, so a
     plain normal draw is the same distribution.
     """

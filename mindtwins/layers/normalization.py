@@ -1,4 +1,4 @@
-"""Layer normalisation."""
+"""Layer normalization."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mindtwins.layers.device import formulation
 
 
 class LayerNorm(nn.LayerNorm):
-    """Normalise the last axis; parameters `gamma` (ones) and `beta` (zeros), each (channels,).
+    """Normalize the last axis; parameters `gamma` (ones) and `beta` (zeros), each (channels,).
 
     `epsilon` has no default: MindSpore's is 1e-7, torch's 1e-5, and Twins uses two values.
     """

@@ -25,7 +25,7 @@ def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:
         x = ops.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
         return ops.transpose(x, (0, 2, 3, 1))
     if formulation == "kernel" and x.dtype == ms.float32:
-        rows, columns = _neighbours(x.shape[1], height), _neighbours(x.shape[2], width)
+        rows, columns = _neighbors(x.shape[1], height), _neighbors(x.shape[2], width)
         return kernels.resize_bilinear(x, rows, columns)
     return _multiply(x, _bilinear(x.shape[1], height), _bilinear(x.shape[2], width))
 
@@ -74,7 +74,7 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if formulation_in_graph() == "kernel":
         # In one pass, without the resized logits: 160 MB for one image of 512 x 512 with 150
         # classes, and as much again for each of their softmax and gradients.
-        rows, columns = _neighbours(logits.shape[1], height), _neighbours(logits.shape[2], width)
+        rows, columns = _neighbors(logits.shape[1], height), _neighbors(logits.shape[2], width)
         return ops.reduce_sum(kernels.cross_entropy(logits, labels, rows, columns))
     logits = resize_bilinear(logits, height, width)
     log_probabilities = ops.reshape(ops.log_softmax(logits, -1), (-1, logits.shape[-1]))
@@ -92,7 +92,7 @@ def _between(size: int, new: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @ops.constexpr
-def _neighbours(size: int, new: int) -> Tensor:
+def _neighbors(size: int, new: int) -> Tensor:
     """The same as a table (new, 2)."""
     return Tensor(np.stack(_between(size, new), 1).astype(np.float32))
 
@@ -116,7 +116,7 @@ def _nearest(size: int, new: int) -> Tensor:
 
 @ops.constexpr
 def _bin_means(size: int, bins: int) -> Tensor:
-    """Weights (bins, size); neighbouring bins overlap where `size` is no multiple of them."""
+    """Weights (bins, size); neighboring bins overlap where `size` is no multiple of them."""
     matrix = np.zeros((bins, size), np.float32)
     for index in range(bins):
         begin, end = index * size // bins, -(-(index + 1) * size // bins)

@@ -73,7 +73,7 @@ class Dialect:
 
 
 class PatchEmbedding(nn.Cell):
-    """Patches of `patch_size` x `patch_size` projected to `channels`, then normalised."""
+    """Patches of `patch_size` x `patch_size` projected to `channels`, then normalized."""
 
     def __init__(
         self, in_channels: int, channels: int, patch_size: int, rounding: str, epsilon: float
@@ -114,7 +114,7 @@ class PositionEncoding(nn.Cell):
 class GlobalSubsampledAttention(nn.Cell):
     """GSA: every token attends to a map sub-sampled by `sr_ratio` (section 3.2).
 
-    The map is summarised by a convolution with kernel = stride = sr_ratio and a norm; with
+    The map is summarized by a convolution with kernel = stride = sr_ratio and a norm; with
     sr_ratio 1 this is plain attention.
     """
 
@@ -213,7 +213,7 @@ class MLP(nn.Cell):
 
 
 class Block(nn.Cell):
-    """Attention and MLP, each on normalised tokens and added to its input (equation 3).
+    """Attention and MLP, each on normalized tokens and added to its input (equation 3).
 
     Blocks that print alike are compiled once ("lazy inline"), which halves the time to build a
     graph; whatever changes a block's computation must therefore be among its arguments or in the
@@ -244,7 +244,7 @@ class Backbone(nn.Cell):
         in_channels: of the image.
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0.
         dialect: conventions in which implementations differ.
-        normalises_stages: one more norm after each stage, before the next one sees the map, as the
+        normalizes_stages: one more norm after each stage, before the next one sees the map, as the
             SVT has it in dense prediction (official detection and segmentation code).
     """
 
@@ -259,12 +259,12 @@ class Backbone(nn.Cell):
         in_channels: int,
         drop_path_rate: float,
         dialect: Dialect,
-        normalises_stages: bool = False,
+        normalizes_stages: bool = False,
     ) -> None:
         super().__init__()
         self.depths = depths
         self.in_channels = in_channels
-        self.normalises_stages = normalises_stages
+        self.normalizes_stages = normalizes_stages
         # One rate per residual branch: two a block.
         rates = np.linspace(0, drop_path_rate, sum(depths)).repeat(2)
         self.drop_path_rates = tuple(rates.tolist())
@@ -305,7 +305,7 @@ class Backbone(nn.Cell):
             ]
         )
         self.pos_block = nn.CellList([PositionEncoding(channels) for channels in embed_dims])
-        if normalises_stages:
+        if normalizes_stages:
             self.norm_list = nn.CellList(
                 [LayerNorm(channels, dialect.block_epsilon) for channels in embed_dims]
             )
@@ -332,7 +332,7 @@ class Backbone(nn.Cell):
                 branch += 2
                 if index == 0:
                     x = self.pos_block[stage](x)
-            if self.normalises_stages:
+            if self.normalizes_stages:
                 x = self.norm_list[stage](x)
             stages = (*stages, x)
         return stages

@@ -86,7 +86,7 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Four maps (N, C, H, W); an SVT normalises each once more before the next stage sees it."""
+    """Four maps (N, C, H, W); an SVT normalizes each once more before the next stage sees it."""
 
     def __init__(
         self,
@@ -162,12 +162,12 @@ class BackboneReference(Backbone):
 
 
 class ConvModule(nn.Module):
-    """Convolution; with `normalised`, without bias and then batch norm and ReLU."""
+    """Convolution; with `normalized`, without bias and then batch norm and ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, normalised: bool = True) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, normalized: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not normalised)
-        if normalised:
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not normalized)
+        if normalized:
             self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ class SegmentationReference(nn.Module):
         else:
             self.decode_head = UPerHead(dims, channels, num_classes)
             self.auxiliary_head = FCNHead(dims[2], auxiliary_channels, num_classes)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def stages(self, image: Tensor) -> dict[str, Tensor]:
         """All that parity compares: "stage1" to "stage4", "neck1" to "neck4" (FPN), "logits" and
@@ -294,7 +294,7 @@ class SegmentationReference(nn.Module):
         return tuple(outputs[name] for name in ("logits", "auxiliary") if name in outputs)
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d) and module.groups == 1:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 

@@ -172,7 +172,7 @@ class TwinsReference(nn.Module):
         if not features_only:
             self.norm = nn.LayerNorm(dims[-1], eps=block_epsilon)
             self.head = nn.Linear(dims[-1], num_classes) if num_classes else nn.Identity()
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """The four stage maps (N, C, H, W)."""
@@ -203,7 +203,7 @@ class TwinsReference(nn.Module):
         return self.head(self.norm(image.flatten(2).transpose(1, 2)).mean(1))
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -1,6 +1,6 @@
 """Weights that make mistakes visible.
 
-With the default initialisation (biases 0, norms 1, matrices small) a wrong epsilon or a swapped
+With the default initialization (biases 0, norms 1, matrices small) a wrong epsilon or a swapped
 pair of heads stays below the rounding noise; these weights bring them out.
 """
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 @torch.no_grad()
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     """Fill every parameter with random values, none trivially 0 or 1; returns `model`.
 
     Matrices and convolutions get std 1 / sqrt(fan_in), biases std 0.1, norm weights 1 +- 0.1, the

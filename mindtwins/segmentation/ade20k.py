@@ -30,8 +30,8 @@ monitor, bulletin board, shower, radiator, glass, clock, flag
 """
 CLASSES = tuple(name.strip() for name in _NAMES.replace("\n", " ").split(","))
 
-# The colours in which the classes are usually shown, one per class (two share 8c8c8c).
-_COLOURS = """
+# The colors in which the classes are usually shown, one per class (two share 8c8c8c).
+_COLORS = """
 787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07
 e005ff ebff07 96053d 787846 08ff33 ff0652 8fff8c ccff04 ff3307 cc4603
 0066c8 3de6fa ff0633 0b66ff ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff
@@ -48,7 +48,7 @@ ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00
 00ccff 1400ff ffff00 0099ff 0029ff 00ffcc 2900ff 29ff00 ad00ff 00f5ff
 4700ff 7a00ff 00ffb8 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
 """
-PALETTE = tuple(tuple(bytes.fromhex(colour)) for colour in _COLOURS.split())
+PALETTE = tuple(tuple(bytes.fromhex(color)) for color in _COLORS.split())
 
 # The names of the splits' folders.
 SPLITS = {"train": "training", "val": "validation"}

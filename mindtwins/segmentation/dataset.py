@@ -1,4 +1,4 @@
-"""Pictures with a label map each: image files and 8-bit greyscale PNGs of class numbers."""
+"""Pictures with a label map each: image files and 8-bit grayscale PNGs of class numbers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mindtwins.errors import UserError
 # The label of pixels that count neither in the loss nor in the metrics.
 IGNORED = 255
 
-# What the header of a PNG file calls its colours.
-_PNG_COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
+# What the header of a PNG file calls its colors.
+_PNG_COLORS = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGBA"}
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 class ImageLabelFolder:
     """Pairs of an image and a label file of the same name, in two folders of the same structure.
 
-    A label file is an 8-bit greyscale PNG of the image's size whose values are class numbers. 255
+    A label file is an 8-bit grayscale PNG of the image's size whose values are class numbers. 255
     is ignored. With `reduce_zero_label`, as in ADE20K, 0 is ignored too and the classes are counted
     from 1 in the files.
 
@@ -120,7 +120,7 @@ def read_label_png(path: str) -> np.ndarray:
 
     Raises:
         UnreadableImage: it is damaged; the message names it.
-        UserError: it is not an 8-bit greyscale PNG.
+        UserError: it is not an 8-bit grayscale PNG.
     """
     try:
         with open(path, "rb") as file:
@@ -128,10 +128,10 @@ def read_label_png(path: str) -> np.ndarray:
             if start[:8] != _PNG_START or len(start) < 26:
                 raise UnreadableImage(f"its label file {path} is not a PNG file, or cut short")
             # The header says it, not PIL's mode: PIL stretches 1, 2 and 4 bits to 0 to 255.
-            depth, colours = start[24], start[25]
-            if (depth, colours) != (8, 0):
-                kind = f"{depth}-bit {_PNG_COLOURS.get(colours, 'unknown')}"
-                raise UserError(f"label file {path} is a {kind} PNG: {_advice(colours)}")
+            depth, colors = start[24], start[25]
+            if (depth, colors) != (8, 0):
+                kind = f"{depth}-bit {_PNG_COLORS.get(colors, 'unknown')}"
+                raise UserError(f"label file {path} is a {kind} PNG: {_advice(colors)}")
             return np.asarray(Image.open(file))
     except (UnreadableImage, UserError):
         raise
@@ -140,13 +140,13 @@ def read_label_png(path: str) -> np.ndarray:
         raise UnreadableImage(f"its label file {path}: {reason or type(error).__name__}") from error
 
 
-def _advice(colours: int) -> str:
-    if colours == 3:
+def _advice(colors: int) -> str:
+    if colors == 3:
         return (
             "if its palette indices are the class numbers, save them alone with "
             "PIL.Image.fromarray(numpy.asarray(image))"
         )
-    return "save the class numbers as 8-bit greyscale"
+    return "save the class numbers as 8-bit grayscale"
 
 
 def read_class_list(path: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -17,10 +17,10 @@ from mindtwins.data.digits import held_out
 from mindtwins.data.whole_folder import write_whole_folder
 from mindtwins.segmentation.ade20k import SPLITS
 from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs
-from mindtwins.segmentation.overlay import distinct_colours
+from mindtwins.segmentation.overlay import distinct_colors
 
 CLASSES = (*"0123456789", "background")
-PALETTE = (*distinct_colours(10), (70, 70, 70))
+PALETTE = (*distinct_colors(10), (70, 70, 70))
 NUM_IMAGES = {"train": 800, "val": 100}
 
 SIZE = 128
@@ -30,7 +30,7 @@ OCCUPIED = 0.85  # part of the cells that have a digit
 # Of the ink, 0 to 1: a pixel with more than the first is a stroke's, one with less than the second
 # the background's.
 STROKE, BLANK = 0.5, 0.2
-# Ranges of the mean levels of the three colours: dark backgrounds, bright strokes.
+# Ranges of the mean levels of the three colors: dark backgrounds, bright strokes.
 BACKGROUND_LEVELS, STROKE_LEVELS = (0, 130), (130, 255)
 SEED = 20
 
@@ -108,12 +108,12 @@ def _compose(
     return picture.clip(0, 255).astype(np.uint8), labels
 
 
-def _texture(colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Soft blots around a colour, float32 (SIZE, SIZE, 3)."""
+def _texture(color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Soft blots around a color, float32 (SIZE, SIZE, 3)."""
     blots = int(rng.integers(4, 33))
     depth = rng.uniform(5, 25)
     channels = [
         Image.fromarray(noise).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         for noise in rng.standard_normal((3, blots, blots), dtype=np.float32)
     ]
-    return np.stack(channels, axis=2) * np.float32(depth) + colour.astype(np.float32)
+    return np.stack(channels, axis=2) * np.float32(depth) + color.astype(np.float32)

@@ -61,7 +61,7 @@ class SegmentationEvaluator:
         Batches for which a graph was compiled are left out; None if there were no others.
 
         Raises:
-            UserError: a pair cannot be read, or no pixel is labelled.
+            UserError: a pair cannot be read, or no pixel is labeled.
         """
         self._forward.set_train(False)
         data = self._loader.dataset

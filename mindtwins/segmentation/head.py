@@ -15,18 +15,18 @@ CONVOLUTIONS = {1: Conv1x1, 3: Conv3x3}
 
 
 class ConvNormReLU(nn.Cell):
-    """Convolution, batch normalisation and ReLU.
+    """Convolution, batch normalization and ReLU.
 
     Args:
         in_channels, out_channels: of the maps.
         kernel: 1 or 3.
-        synchronise: in training, normalise by the statistics of all ranks.
+        synchronize: in training, normalize by the statistics of all ranks.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, synchronise: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, synchronize: bool) -> None:
         super().__init__()
         self.conv = CONVOLUTIONS[kernel](in_channels, out_channels, has_bias=False)
-        self.bn = BatchNorm(out_channels, synchronise=synchronise)
+        self.bn = BatchNorm(out_channels, synchronize=synchronize)
 
     def construct(self, x: Tensor) -> Tensor:
         return ops.relu(self.bn(self.conv(x)))

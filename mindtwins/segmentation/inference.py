@@ -80,7 +80,7 @@ def predict_labels(
 
 
 def resize_logits(logits: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize bilinearly between the pixels' centres (torch's interpolate, align_corners False).
+    """Resize bilinearly between the pixels' centers (torch's interpolate, align_corners False).
 
     Args:
         logits: float32 (h, w, classes).

@@ -18,11 +18,11 @@ class SegmentationMetrics:
     Attributes:
         miou: mean of `iou` over the classes that occur, in the labels or in the predictions.
         macc: mean of `accuracy` over the classes that occur in the labels.
-        aacc: percentage of the labelled pixels that were predicted right.
-        iou: per class, intersection over union of the predicted and the labelled area; nan for a
+        aacc: percentage of the labeled pixels that were predicted right.
+        iou: per class, intersection over union of the predicted and the labeled area; nan for a
             class that does not occur.
-        accuracy: per class, part of the labelled area that was predicted right; nan for a class
-            that is not labelled.
+        accuracy: per class, part of the labeled area that was predicted right; nan for a class
+            that is not labeled.
         images: number of images that counted.
     """
 
@@ -77,14 +77,14 @@ class ConfusionAreas:
     """Areas per class in pixels, added picture by picture: exact however they are batched.
 
     Attributes:
-        intersection: int64 (classes,): predicted and labelled so.
+        intersection: int64 (classes,): predicted and labeled so.
         predicted: int64 (classes,): predicted so, where there is a label.
-        labelled: int64 (classes,): labelled so.
+        labeled: int64 (classes,): labeled so.
     """
 
     def __init__(self, num_classes: int) -> None:
         self._sums = np.zeros(3 * num_classes + 1, dtype=np.int64)
-        self.intersection, self.predicted, self.labelled = self._sums[:-1].reshape(3, -1)
+        self.intersection, self.predicted, self.labeled = self._sums[:-1].reshape(3, -1)
 
     @property
     def images(self) -> int:
@@ -108,7 +108,7 @@ class ConfusionAreas:
             )
         counted = labels != IGNORED
         prediction, labels = prediction[counted], labels[counted]
-        classes = len(self.labelled)
+        classes = len(self.labeled)
         for what, values in (("label", labels), ("prediction", prediction)):
             if values.size and not 0 <= int(values.min()) <= int(values.max()) < classes:
                 wrong = values[(values < 0) | (values >= classes)][0]
@@ -116,7 +116,7 @@ class ConfusionAreas:
         for area, values in (
             (self.intersection, labels[prediction == labels]),
             (self.predicted, prediction),
-            (self.labelled, labels),
+            (self.labeled, labels),
         ):
             area += np.bincount(values, minlength=classes)
         self._sums[-1] += 1
@@ -133,22 +133,22 @@ class ConfusionAreas:
         """Metrics over the pictures so far.
 
         Raises:
-            UserError: no pixel was labelled.
+            UserError: no pixel was labeled.
         """
-        if not self.labelled.any():
+        if not self.labeled.any():
             raise UserError(
-                f"no labelled pixel was evaluated in {self.images} pictures: check that the label "
+                f"no labeled pixel was evaluated in {self.images} pictures: check that the label "
                 "files of the validation split hold more than ignored pixels, and that its images "
                 "can be read"
             )
-        union = self.predicted + self.labelled - self.intersection
+        union = self.predicted + self.labeled - self.intersection
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan: the class does not occur
             iou = 100 * (self.intersection / union)
-            accuracy = 100 * (self.intersection / self.labelled)
+            accuracy = 100 * (self.intersection / self.labeled)
         return SegmentationMetrics(
             miou=float(np.nanmean(iou)),
             macc=float(np.nanmean(accuracy)),
-            aacc=100 * int(self.intersection.sum()) / int(self.labelled.sum()),
+            aacc=100 * int(self.intersection.sum()) / int(self.labeled.sum()),
             iou=tuple(iou.tolist()),
             accuracy=tuple(accuracy.tolist()),
             images=self.images,

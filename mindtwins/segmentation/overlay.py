@@ -1,4 +1,4 @@
-"""Label maps for people and for programs: pictures with coloured classes and a legend, and PNGs."""
+"""Label maps for people and for programs: pictures with colored classes and a legend, and PNGs."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from PIL import Image, ImageDraw, ImageFont
 from mindtwins.files import atomic_write
 from mindtwins.segmentation.dataset import IGNORED
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 NEAREST = Image.Resampling.NEAREST
 
 OPACITY = 0.6
-UNNAMED: Colour = (0, 0, 0)  # of pixels without a class
+UNNAMED: Color = (0, 0, 0)  # of pixels without a class
 # Smaller pictures are enlarged by a whole factor, so that there is something to see.
 LEAST_SIDE = 256
 # The legend, in pixels.
 LINE, MARGIN, SWATCH, FONT = 20, 8, 12, 13
 
 
-def distinct_colours(count: int) -> tuple[Colour, ...]:
-    """Colours that are easy to tell apart: hues in steps of the golden ratio, in three shades."""
+def distinct_colors(count: int) -> tuple[Color, ...]:
+    """Colors that are easy to tell apart: hues in steps of the golden ratio, in three shades."""
     shades = ((0.85, 1.0), (0.55, 0.95), (0.9, 0.65))
-    colours = []
+    colors = []
     for number in range(count):
         hue = number * 0.618034 % 1
         levels = colorsys.hsv_to_rgb(hue, *shades[number % len(shades)])
-        colours.append(tuple(round(255 * level) for level in levels))
-    return tuple(colours)
+        colors.append(tuple(round(255 * level) for level in levels))
+    return tuple(colors)
 
 
 def draw_overlay(
-    picture: Image.Image, labels: np.ndarray, classes: Sequence[str], palette: Sequence[Colour]
+    picture: Image.Image, labels: np.ndarray, classes: Sequence[str], palette: Sequence[Color]
 ) -> Image.Image:
-    """Return the picture with its classes in colour, and a legend on its right.
+    """Return the picture with its classes in color, and a legend on its right.
 
     The legend names the classes with their part of the picture, the largest first, as many as its
     height has room for. Pictures with both sides below 256 pixels are enlarged by a whole factor.
@@ -48,7 +48,7 @@ def draw_overlay(
         picture: of any mode.
         labels: uint8 (height, width) of the picture's size; 255 for no class.
         classes: the names, by number.
-        palette: the colours, by number.
+        palette: the colors, by number.
 
     Raises:
         ValueError: the sizes differ.
@@ -57,7 +57,7 @@ def draw_overlay(
         raise ValueError(f"the picture is {picture.size}, but its labels {labels.shape[::-1]}")
     table = np.full((256, 3), UNNAMED, dtype=np.uint8)
     table[: len(palette)] = palette
-    coloured = Image.blend(picture.convert("RGB"), Image.fromarray(table[labels]), OPACITY)
+    colored = Image.blend(picture.convert("RGB"), Image.fromarray(table[labels]), OPACITY)
     areas = np.bincount(labels.ravel(), minlength=IGNORED + 1)
     present = [int(c) for c in np.argsort(-areas, kind="stable") if areas[c]]
     names = {IGNORED: "(ignored)", **dict(enumerate(classes))}
@@ -66,12 +66,12 @@ def draw_overlay(
         for c in present
     ]
     factor = -(-LEAST_SIDE // max(picture.size))
-    coloured = coloured.resize((factor * picture.width, factor * picture.height), NEAREST)
-    height = max(coloured.height, 3 * LINE + 2 * MARGIN)
+    colored = colored.resize((factor * picture.width, factor * picture.height), NEAREST)
+    height = max(colored.height, 3 * LINE + 2 * MARGIN)
     legend = _legend(lines, height)
-    sheet = Image.new("RGB", (coloured.width + legend.width, height), "white")
-    sheet.paste(coloured, (0, 0))
-    sheet.paste(legend, (coloured.width, 0))
+    sheet = Image.new("RGB", (colored.width + legend.width, height), "white")
+    sheet.paste(colored, (0, 0))
+    sheet.paste(legend, (colored.width, 0))
     return sheet
 
 
@@ -79,7 +79,7 @@ def _percent(part: float) -> str:
     return f"{100 * part:.0f} %" if part >= 0.01 else "< 1 %"
 
 
-def _legend(lines: list[tuple[Colour, str]], height: int) -> Image.Image:
+def _legend(lines: list[tuple[Color, str]], height: int) -> Image.Image:
     room = (height - 2 * MARGIN) // LINE
     if len(lines) > room:
         lines = [*lines[: room - 1], ((255, 255, 255), f"and {len(lines) - room + 1} more")]
@@ -87,10 +87,10 @@ def _legend(lines: list[tuple[Colour, str]], height: int) -> Image.Image:
     width = max(int(font.getlength(text)) for _, text in lines) + SWATCH + 3 * MARGIN
     legend = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(legend)
-    for number, (colour, text) in enumerate(lines):
+    for number, (color, text) in enumerate(lines):
         middle = MARGIN + number * LINE + LINE // 2
         swatch = (MARGIN, middle - SWATCH // 2, MARGIN + SWATCH, middle + SWATCH // 2)
-        draw.rectangle(swatch, fill=colour)
+        draw.rectangle(swatch, fill=color)
         draw.text((2 * MARGIN + SWATCH, middle), text, fill="black", font=font, anchor="lm")
     return legend
 
@@ -101,7 +101,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def write_labels(path: str | os.PathLike[str], labels: np.ndarray) -> None:
-    """Write a label file such as `ImageLabelFolder` reads: 8-bit greyscale PNG of class numbers.
+    """Write a label file such as `ImageLabelFolder` reads: 8-bit grayscale PNG of class numbers.
 
     Args:
         path: of the PNG.

@@ -16,10 +16,10 @@ from mindtwins.files import atomic_write
 from mindtwins.models.twins import MINIMUM_SIZE
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.inference import Window, predict_labels
-from mindtwins.segmentation.overlay import distinct_colours, draw_overlay, write_labels
+from mindtwins.segmentation.overlay import distinct_colors, draw_overlay, write_labels
 from mindtwins.segmentation.transforms import TestTransform
 
-# The usual colours of known classes.
+# The usual colors of known classes.
 PALETTES = {known.CLASSES: known.PALETTE for known in (ade20k, digits)}
 
 
@@ -60,7 +60,7 @@ def segment(
         raise UserError(
             f"cannot create the folder {folder} ({error.strerror}): give another output_dir"
         ) from error
-    palette = PALETTES.get(tuple(names)) or distinct_colours(len(names))
+    palette = PALETTES.get(tuple(names)) or distinct_colors(len(names))
     results = []
     bar = tqdm(files, unit="image", leave=False, disable=None)
     for file, picture in read_pictures(bar, skip_bad_images):

@@ -24,7 +24,7 @@ class BackboneReport:
         path: the checkpoint.
         used: its tensors that the backbone holds now.
         left_out: its other tensors to the reason.
-        fresh: parameters of the segmentor that stayed as they were initialised.
+        fresh: parameters of the segmentor that stayed as they were initialized.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class BackboneReport:
             names = [name for name, why in self.left_out.items() if why == reason]
             lines.append(f"left out: {', '.join(names)} ({reason})")
         modules = dict.fromkeys(_module(name) for name in self.fresh)
-        lines.append(f"initialised anew: {', '.join(modules)} ({len(self.fresh)} tensors)")
+        lines.append(f"initialized anew: {', '.join(modules)} ({len(self.fresh)} tensors)")
         return "\n".join(lines)
 
 

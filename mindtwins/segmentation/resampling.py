@@ -1,7 +1,7 @@
 """Resizing of pictures and label maps, byte for byte as OpenCV does it.
 
 The published segmentors were trained and scored on pictures resized by `cv2.resize`: bilinear
-between the pixels' centres without smoothing, also when shrinking, where Pillow's filters would
+between the pixels' centers without smoothing, also when shrinking, where Pillow's filters would
 average. OpenCV computes it in fixed point; the same integers are computed here.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# OpenCV's weights of the two neighbours are multiples of 1/2048.
+# OpenCV's weights of the two neighbors are multiples of 1/2048.
 ONE = 2048
 
 
@@ -51,8 +51,8 @@ def resize_image(
         rows = part[::2] + part[1::2]
         return ((rows[:, ::2] + rows[:, 1::2] + 2) >> 2).astype(np.uint8)
 
-    upper, lower, low_weight = _neighbours(pixels.shape[0], height, top, bottom)
-    before, after, after_weight = _neighbours(pixels.shape[1], width, left, right)
+    upper, lower, low_weight = _neighbors(pixels.shape[0], height, top, bottom)
+    before, after, after_weight = _neighbors(pixels.shape[1], width, left, right)
     used, place = np.unique(np.concatenate([upper, lower]), return_inverse=True)
     source = pixels if len(used) == len(pixels) else pixels[used]
 
@@ -103,7 +103,7 @@ def _nearest(source: int, target: int) -> np.ndarray:
     return np.minimum((np.arange(target) * _step(source, target)).astype(int), source - 1)
 
 
-def _neighbours(
+def _neighbors(
     source: int, target: int, start: int, stop: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pixels before and after each place in [start, stop) of the target, and the latter's

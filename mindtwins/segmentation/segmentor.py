@@ -20,7 +20,7 @@ class Segmentor(nn.Cell):
         neck: maps -> maps, between the two.
         auxiliary_head: maps of the backbone -> logits with a loss of their own, in training.
         dialect: of the backbone.
-        backbone_variant: its name, by which its weights are recognised.
+        backbone_variant: its name, by which its weights are recognized.
 
     Attributes:
         in_channels: of the images.

@@ -62,16 +62,16 @@ class SemanticFPNHead(Head):
         in_channels: of the pyramid's maps.
         channels: of the head's.
         num_classes: of the logits.
-        synchronise: batch norms take the statistics of all ranks.
+        synchronize: batch norms take the statistics of all ranks.
     """
 
     def __init__(
-        self, in_channels: int, channels: int, num_classes: int, synchronise: bool
+        self, in_channels: int, channels: int, num_classes: int, synchronize: bool
     ) -> None:
         super().__init__(channels, num_classes)
 
         def unit(index: int) -> ConvNormReLU:
-            return ConvNormReLU(channels if index else in_channels, channels, 3, synchronise)
+            return ConvNormReLU(channels if index else in_channels, channels, 3, synchronize)
 
         self.scale_heads = nn.CellList(
             [nn.SequentialCell([unit(0)])]

@@ -2,7 +2,7 @@
 
 They are MMSegmentation's definitions (`Resize`, `RandomCrop`, `RandomFlip`,
 `PhotoMetricDistortion`, `Normalize`, `Pad`), with every draw from the generator that is passed in.
-Pictures are uint8 (h, w, 3) RGB until they are normalised, labels uint8 (h, w).
+Pictures are uint8 (h, w, 3) RGB until they are normalized, labels uint8 (h, w).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from mindtwins.data.normalise import Normalise
+from mindtwins.data.normalize import Normalize
 from mindtwins.errors import UserError
-from mindtwins.segmentation.colour import HUES, hsv_to_rgb, rgb_to_hsv
+from mindtwins.segmentation.color import HUES, hsv_to_rgb, rgb_to_hsv
 from mindtwins.segmentation.dataset import IGNORED
 from mindtwins.segmentation.resampling import rescaled_size, resize_image, resize_labels
 
@@ -41,8 +41,8 @@ def random_crop_box(
 ) -> tuple[int, int, int, int]:
     """Draw the box (left, top, right, bottom) of a crop of at most size x size.
 
-    A box in which one class has `category_max_ratio` of the labelled pixels or more, or in which no
-    pixel is labelled, is drawn again, up to ten times.
+    A box in which one class has `category_max_ratio` of the labeled pixels or more, or in which no
+    pixel is labeled, is drawn again, up to ten times.
     """
     box = _draw_box(labels.shape, size, rng)
     if category_max_ratio < 1:
@@ -76,7 +76,7 @@ def scale_levels(levels: np.ndarray, factor: float = 1.0, offset: float = 0.0) -
     return table.clip(0, 255).astype(np.uint8)[levels]
 
 
-def distort_colours(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def distort_colors(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Change brightness, contrast, saturation and hue, each with probability 1/2.
 
     Brightness: an offset in -32 to 32. Contrast: a factor of all levels in 0.5 to 1.5, before or
@@ -107,8 +107,8 @@ class SegmentationTransform:
     """A pair and a random generator to a float32 (3, size, size) picture and int32 (size, size)
     labels.
 
-    Resized to a random multiple of `scale` keeping its shape, cropped, flipped, colours distorted,
-    normalised; where the picture is smaller than the crop it is padded to the right and below, the
+    Resized to a random multiple of `scale` keeping its shape, cropped, flipped, colors distorted,
+    normalized; where the picture is smaller than the crop it is padded to the right and below, the
     picture with 0, the labels with 255.
 
     Args:
@@ -119,7 +119,7 @@ class SegmentationTransform:
         ratio_range: range of the factor.
         category_max_ratio: the largest part of a crop that one class should have; 1 for any.
         horizontal_flip: probability of a flip.
-        colour_distortion: whether to distort the colours.
+        color_distortion: whether to distort the colors.
 
     Raises:
         UserError: a value is outside its range.
@@ -135,7 +135,7 @@ class SegmentationTransform:
         ratio_range: tuple[float, float] = RATIO_RANGE,
         category_max_ratio: float = 0.75,
         horizontal_flip: float = 0.5,
-        colour_distortion: bool = True,
+        color_distortion: bool = True,
     ) -> None:
         if not 0 < ratio_range[0] <= ratio_range[1]:
             raise UserError(f"ratio_range is {ratio_range}: it must ascend and be above 0")
@@ -146,8 +146,8 @@ class SegmentationTransform:
         self.ratio_range = ratio_range
         self.category_max_ratio = category_max_ratio
         self.horizontal_flip = horizontal_flip
-        self.colour_distortion = colour_distortion
-        self.normalise = Normalise(mean, std)
+        self.color_distortion = color_distortion
+        self.normalize = Normalize(mean, std)
 
     def __call__(
         self, image: Image.Image | np.ndarray, labels: np.ndarray, rng: np.random.Generator
@@ -160,22 +160,22 @@ class SegmentationTransform:
         box = random_crop_box(labels, self.image_size, self.category_max_ratio, rng)
         left, top, right, bottom = box
         labels = labels[top:bottom, left:right]
-        # Resizing does not look beyond a pixel's neighbours, so only the crop needs to be done.
+        # Resizing does not look beyond a pixel's neighbors, so only the crop needs to be done.
         pixels = resize_image(pixels, target, box)
         if rng.random() < self.horizontal_flip:
             pixels, labels = pixels[:, ::-1], labels[:, ::-1]
-        if self.colour_distortion:
-            pixels = distort_colours(pixels, rng)
+        if self.color_distortion:
+            pixels = distort_colors(pixels, rng)
         height, width = labels.shape
         picture = np.zeros((3, self.image_size, self.image_size), dtype=np.float32)
-        self.normalise(pixels, out=picture[:, :height, :width])
+        self.normalize(pixels, out=picture[:, :height, :width])
         padded = np.full(picture.shape[1:], IGNORED, dtype=np.int32)
         padded[:height, :width] = labels
         return picture, padded
 
 
 class TestTransform:
-    """A picture to its views: resized to fit a scale, keeping its shape, and normalised.
+    """A picture to its views: resized to fit a scale, keeping its shape, and normalized.
 
     Args:
         mean: per-channel mean of x / 255.
@@ -193,7 +193,7 @@ class TestTransform:
         ratios: Sequence[float] = (1.0,),
     ) -> None:
         self.scales = [(int(scale[0] * ratio), int(scale[1] * ratio)) for ratio in ratios]
-        self.normalise = Normalise(mean, std)
+        self.normalize = Normalize(mean, std)
 
     def sizes(self, width: int, height: int) -> list[tuple[int, int]]:
         """The (width, height) of the views of a picture."""
@@ -203,4 +203,4 @@ class TestTransform:
         """Return the views, float32 (3, h, w)."""
         pixels = np.asarray(image)
         sizes = self.sizes(pixels.shape[1], pixels.shape[0])
-        return [self.normalise(resize_image(pixels, size)) for size in sizes]
+        return [self.normalize(resize_image(pixels, size)) for size in sizes]

@@ -38,17 +38,17 @@ class UPerNetHead(Head):
         in_channels: of the four maps.
         channels: of the head's maps.
         num_classes: of the logits.
-        synchronise: batch norms take the statistics of all ranks.
+        synchronize: batch norms take the statistics of all ranks.
     """
 
     def __init__(
-        self, in_channels: tuple[int, ...], channels: int, num_classes: int, synchronise: bool
+        self, in_channels: tuple[int, ...], channels: int, num_classes: int, synchronize: bool
     ) -> None:
         super().__init__(channels, num_classes)
         *fine, deepest = in_channels
 
         def unit(inputs: int, kernel: int) -> ConvNormReLU:
-            return ConvNormReLU(inputs, channels, kernel, synchronise)
+            return ConvNormReLU(inputs, channels, kernel, synchronize)
 
         self.psp_modules = nn.CellList(
             [nn.SequentialCell([AveragePool(bins), unit(deepest, 1)]) for bins in POOL_BINS]
@@ -81,10 +81,10 @@ class AuxiliaryHead(Head):
     """FCN (Long et al. 2015) on the third stage's map, for training: one convolution."""
 
     def __init__(
-        self, in_channels: int, channels: int, num_classes: int, synchronise: bool
+        self, in_channels: int, channels: int, num_classes: int, synchronize: bool
     ) -> None:
         super().__init__(channels, num_classes)
-        self.convs = nn.CellList([ConvNormReLU(in_channels, channels, 3, synchronise)])
+        self.convs = nn.CellList([ConvNormReLU(in_channels, channels, 3, synchronize)])
 
     def construct(self, maps: tuple[Tensor, ...], keep: Tensor | None) -> Tensor:
         return self.classify(self.convs[0](maps[2]), keep)

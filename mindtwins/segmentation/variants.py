@@ -82,7 +82,7 @@ def create_segmentor(
     embed_epsilon: float | None = None,
     channels: int | None = None,
     auxiliary_channels: int | None = None,
-    synchronise: bool = False,
+    synchronize: bool = False,
 ) -> Segmentor:
     """Build a segmentor for images (N, in_channels, H, W) of at least 32 x 32 pixels.
 
@@ -100,7 +100,7 @@ def create_segmentor(
             of MMSegmentation.
         channels, auxiliary_channels: widths of the decode head and of UPerNet's auxiliary head.
             Left out, they are the checkpoint's, else the published ones.
-        synchronise: in training, batch norms take the statistics of all ranks.
+        synchronize: in training, batch norms take the statistics of all ranks.
 
     Returns:
         The segmentor, in evaluation mode: call `set_train()` to train it.
@@ -132,7 +132,7 @@ def create_segmentor(
         recorded.get("channels") if channels is None else channels,
         recorded.get("auxiliary_channels") if auxiliary_channels is None else auxiliary_channels,
     )
-    segmentor = _build(name, num_classes, in_channels, widths, dialect, drop_path_rate, synchronise)
+    segmentor = _build(name, num_classes, in_channels, widths, dialect, drop_path_rate, synchronize)
     if checkpoint is not None:
         expect_metadata(checkpoint, **segmentor_metadata(name, num_classes, in_channels, widths))
         load_into(segmentor, checkpoint)
@@ -178,7 +178,7 @@ def _build(
     widths: Widths,
     dialect: Dialect,
     drop_path_rate: float,
-    synchronise: bool,
+    synchronize: bool,
 ) -> Segmentor:
     head, backbone_variant = split_name(name)
     variant = VARIANTS[backbone_variant]
@@ -187,16 +187,16 @@ def _build(
         in_channels=in_channels,
         drop_path_rate=drop_path_rate,
         dialect=dialect,
-        normalises_stages=variant.family == "svt",
+        normalizes_stages=variant.family == "svt",
     )
     dims = variant.embed_dims
     if head == "fpn":
         neck = FeaturePyramid(dims, widths.neck)
-        decode_head = SemanticFPNHead(widths.neck, widths.channels, num_classes, synchronise)
+        decode_head = SemanticFPNHead(widths.neck, widths.channels, num_classes, synchronize)
         return Segmentor(backbone, decode_head, neck, None, dialect, backbone_variant)
-    decode_head = UPerNetHead(dims, widths.channels, num_classes, synchronise)
+    decode_head = UPerNetHead(dims, widths.channels, num_classes, synchronize)
     auxiliary_head = AuxiliaryHead(
-        dims[AUXILIARY_STAGE], widths.auxiliary_channels, num_classes, synchronise
+        dims[AUXILIARY_STAGE], widths.auxiliary_channels, num_classes, synchronize
     )
     return Segmentor(backbone, decode_head, None, auxiliary_head, dialect, backbone_variant)
 

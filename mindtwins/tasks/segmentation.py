@@ -108,7 +108,7 @@ class Segmentation:
             drop_path_rate=config.drop_path_rate,
             channels=widths.channels,
             auxiliary_channels=widths.auxiliary_channels,
-            synchronise=world.size > 1,
+            synchronize=world.size > 1,
             **recorded | asked_dialect(config),
         )
         metadata = {
@@ -140,7 +140,7 @@ class Segmentation:
             ratio_range=config.resize_ratio,
             category_max_ratio=config.category_max_ratio,
             horizontal_flip=config.hflip,
-            colour_distortion=config.photometric_distortion,
+            color_distortion=config.photometric_distortion,
         )
         return build_segmentation_training_loader(
             data,
@@ -154,7 +154,7 @@ class Segmentation:
     def _check_batch_norms(self, images: int) -> None:
         """Raise unless batch norms see two values per channel or more in a pass of `images`.
 
-        UPerNet pools the deepest map to one pixel; Semantic FPN normalises it as it is.
+        UPerNet pools the deepest map to one pixel; Semantic FPN normalizes it as it is.
         """
         config = self.config
         head, _ = split_name(config.model)

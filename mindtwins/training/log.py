@@ -60,14 +60,14 @@ class RunLog:
         """Log an epoch and draw the curve anew."""
         _append(self.epochs, record)
         self._draw()
-        self._summarise("epoch", record)
+        self._summarize("epoch", record)
 
     def add_step(self, **record: float) -> None:
         """Log a step."""
         _append(self.steps, record)
-        self._summarise("step", record)
+        self._summarize("step", record)
 
-    def _summarise(self, axis: str, record: dict[str, float | None]) -> None:
+    def _summarize(self, axis: str, record: dict[str, float | None]) -> None:
         if self._open_summaries is None:
             return
         if self._summaries is None:

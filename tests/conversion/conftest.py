@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mindtwins.reference import create_reference
-from mindtwins.reference.weights import randomise
+from mindtwins.reference.weights import randomize
 
 ROOT = Path(__file__).parents[2]
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def tiny_state():
     """A PyTorch state dict of svt_tiny with 10 classes; not to be changed."""
-    return randomise(create_reference("svt_tiny", num_classes=10), seed=1).state_dict()
+    return randomize(create_reference("svt_tiny", num_classes=10), seed=1).state_dict()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from mindtwins.conversion.layouts import LAYOUTS, find_layout, recognise_layout
+from mindtwins.conversion.layouts import LAYOUTS, find_layout, recognize_layout
 from mindtwins.errors import UserError
 from mindtwins.models.variants import VARIANTS, parameter_shapes
 from mindtwins.reference import create_reference
@@ -63,12 +63,12 @@ def test_names_of_sssegmentation(variant):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=ids)
-def test_recognises_its_names(layout):
+def test_recognizes_its_names(layout):
     ours = our_names(layout, "svt_tiny")
     theirs = [layout.to_theirs(name, ours) for name in ours]
     # timm kept the official ones.
     expected = find_layout("official", "classification") if layout.project == "timm" else layout
-    assert recognise_layout(theirs) is expected
+    assert recognize_layout(theirs) is expected
 
 
 CLASSIFICATION = [

@@ -16,7 +16,7 @@ from mindtwins.checkpoint import load_checkpoint
 from mindtwins.errors import UserError
 from mindtwins.models import list_models
 from mindtwins.reference import create_reference
-from mindtwins.reference.weights import randomise
+from mindtwins.reference.weights import randomize
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = "svt_small"
@@ -38,9 +38,9 @@ def every_model():
 
 @pytest.mark.parametrize("name", every_model())
 def test_round_trip_of_every_model(tmp_path, pt2ms, ms2pt, name):
-    with torch.device("meta"):  # not initialised twice
+    with torch.device("meta"):  # not initialized twice
         reference = create_reference(name)
-    state = randomise(reference.to_empty(device="cpu"), seed=2).state_dict()
+    state = randomize(reference.to_empty(device="cpu"), seed=2).state_dict()
     torch.save(state, tmp_path / "source.pth")
     pt2ms("--pt_path", tmp_path / "source.pth", "--ckpt_path", tmp_path / "x.ckpt")
     assert load_checkpoint(tmp_path / "x.ckpt").metadata["variant"] == name
@@ -100,7 +100,7 @@ def test_verification_report_and_summary(tmp_path, source, tiny_state, pt2ms, ca
     assert all(row["passed"] for row in report["verification"])
     printed = capsys.readouterr().out
     count = sum(tensor.numel() for tensor in tiny_state.values())
-    assert f"recognised svt_tiny, 10 classes: {count:,} parameters" in printed
+    assert f"recognized svt_tiny, 10 classes: {count:,} parameters" in printed
     assert printed.count("  ok\n") == 10
 
 

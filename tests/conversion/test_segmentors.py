@@ -19,7 +19,7 @@ from mindtwins.reference.segmentation import (
     create_backbone_reference,
     create_segmentation_reference,
 )
-from mindtwins.reference.weights import randomise
+from mindtwins.reference.weights import randomize
 from mindtwins.segmentation.variants import segmentor_shapes
 
 ATTENTION = "backbone.layers.0.0.attn"
@@ -32,7 +32,7 @@ def state(layout, head="upernet", **widths):
     reference = create_segmentation_reference(
         f"{head}_svt_tiny", 12, official_names=layout == "official", **widths
     )
-    tensors = dict(randomise(reference, seed=1).state_dict())
+    tensors = dict(randomize(reference, seed=1).state_dict())
     if layout == "official":
         tensors |= {"backbone.norm.weight": torch.ones(128), "backbone.head.bias": torch.ones(9)}
     if layout == "sssegmentation":
@@ -214,7 +214,7 @@ def test_a_dropped_classifier_is_zeros_and_it_is_said(convert):
 
 @pytest.fixture(scope="module")
 def backbone():
-    return randomise(create_backbone_reference("svt_tiny")).state_dict()
+    return randomize(create_backbone_reference("svt_tiny")).state_dict()
 
 
 class TestBackboneOfTheKeyConverter:

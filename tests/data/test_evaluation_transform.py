@@ -70,7 +70,7 @@ def rgba(image: Image.Image, path: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Image.Image, Path], None]] = {
-    "colour.jpg": lambda image, path: image.save(path, quality=92),
+    "color.jpg": lambda image, path: image.save(path, quality=92),
     "subsampled.jpg": lambda image, path: image.save(path, quality=50, subsampling=2),
     "progressive.jpg": lambda image, path: image.save(path, progressive=True),
     "grayscale.jpg": lambda image, path: image.convert("L").save(path),

@@ -16,7 +16,7 @@ SIZE = 32
 
 
 def flat_images(count: int) -> np.ndarray:
-    """Return one-coloured images, row i full of i, whose mixtures can be read off the pixels."""
+    """Return one-colored images, row i full of i, whose mixtures can be read off the pixels."""
     images = np.arange(count, dtype=np.float32)[:, None, None, None]
     return np.ascontiguousarray(np.broadcast_to(images, (count, 3, SIZE, SIZE)))
 

@@ -43,7 +43,7 @@ def picture(photographs: list[Image.Image]) -> Image.Image:
 
 
 def moved(picture: Image.Image, source: Callable[[int, int], tuple[float, float]]) -> np.ndarray:
-    """Nearest-neighbour reference of a warp: output (x, y) comes from source(x, y)."""
+    """Nearest-neighbor reference of a warp: output (x, y) comes from source(x, y)."""
     pixels = np.asarray(picture)
     out = np.empty_like(pixels)
     for y in range(picture.height):

@@ -61,14 +61,14 @@ def test_const_fills_zero() -> None:
     assert (rectangle(erased(RandomErasing(1.0, "const"), 0)) == 0).all()
 
 
-def test_rand_fills_one_normal_colour() -> None:
-    colours = []
+def test_rand_fills_one_normal_color() -> None:
+    colors = []
     for seed in range(1000):
         inside = rectangle(erased(RandomErasing(1.0, "rand"), seed))
         assert (inside == inside[:, :1, :1]).all()
-        colours.append(inside[:, 0, 0])
-    assert np.mean(colours) == pytest.approx(0.0, abs=0.06)
-    assert np.std(colours) == pytest.approx(1.0, abs=0.05)
+        colors.append(inside[:, 0, 0])
+    assert np.mean(colors) == pytest.approx(0.0, abs=0.06)
+    assert np.std(colors) == pytest.approx(1.0, abs=0.05)
 
 
 def test_pixel_fills_normal_noise() -> None:

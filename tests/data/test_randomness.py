@@ -21,7 +21,7 @@ def test_every_place_has_its_own_stream() -> None:
     assert len(draws) == len(seeds) * len(Purpose) * len(places) ** 2
 
 
-def test_first_draws_of_neighbours_are_independent() -> None:
+def test_first_draws_of_neighbors_are_independent() -> None:
     draws = np.array([sample_generator(0, 0, index).random(2) for index in range(4000)])
     assert abs(draws.mean() - 0.5) < 0.02
     assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 0.05

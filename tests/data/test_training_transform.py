@@ -6,7 +6,7 @@ from PIL import Image, ImageEnhance
 from scipy import stats
 
 from mindtwins.data import EvaluationTransform, RandomErasing, TrainingTransform
-from mindtwins.data.normalise import Normalise
+from mindtwins.data.normalize import Normalize
 from mindtwins.data.training_transform import jitter_colors, random_crop_box
 from mindtwins.errors import UserError
 
@@ -81,7 +81,7 @@ def test_crop_then_resize(square: Image.Image) -> None:
     rng.integers(1)  # the choice among one interpolation
     box = random_crop_box(70, 70, (0.3, 0.6), (1.0, 1.0), rng)
     expected = square.crop(box).resize((48, 48), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(ours, Normalise(MEAN, STD)(expected))
+    np.testing.assert_array_equal(ours, Normalize(MEAN, STD)(expected))
 
 
 def test_flip(square: Image.Image) -> None:
@@ -125,7 +125,7 @@ def test_color_jitter_only_without_rand_augment(square: Image.Image) -> None:
     )
 
 
-def test_rand_augment_fills_with_the_mean_colour(square: Image.Image) -> None:
+def test_rand_augment_fills_with_the_mean_color(square: Image.Image) -> None:
     augment = transform(rand_augment="rand-m9").change_colors
     assert augment.fill == (124, 116, 104)
     assert augment.magnitude == 9

@@ -13,7 +13,7 @@ from mindtwins import layers
 from mindtwins.layers import kernels
 from mindtwins.models.twins import StagesAndLogits
 from mindtwins.reference import create_reference
-from mindtwins.reference.weights import randomise
+from mindtwins.reference.weights import randomize
 
 
 @pytest.mark.parametrize("size", [(8, 8), (11, 6), (9, 13)])
@@ -212,7 +212,7 @@ def test_cross_attention(formulation, heads, depth, size, summary):
 @pytest.mark.parametrize("name", ["svt_tiny", "pcpvt_small"])
 def test_whole_model(formulation, name):
     """Stage by stage as the parity tests do, with each formulation."""
-    reference = randomise(create_reference(name, num_classes=10, window_padding="mask"))
+    reference = randomize(create_reference(name, num_classes=10, window_padding="mask"))
     ms.set_context(mode=ms.PYNATIVE_MODE)
     with layers.use_formulation(formulation):
         cell = mindtwins.create_model(name, num_classes=10, window_padding="mask")

@@ -18,7 +18,7 @@ from mindtwins.models.twins import (
     StagesAndLogits,
 )
 from mindtwins.reference import create_reference
-from mindtwins.reference.weights import amplify, randomise
+from mindtwins.reference.weights import amplify, randomize
 
 FAST = ("pcpvt_small", "svt_small")
 MODELS = [
@@ -62,7 +62,7 @@ def test_every_window_and_rounding_rule(name, window_padding, patch_rounding, si
     if name.startswith("svt") and window_padding == "none" and size != "no padding":
         pytest.skip("sizes must divide under this rule: see test_size_must_divide")
     rules = {"window_padding": window_padding, "patch_rounding": patch_rounding}
-    reference = randomise(create_reference(name, num_classes=10, **rules))
+    reference = randomize(create_reference(name, num_classes=10, **rules))
     ms.set_context(mode=ms.PYNATIVE_MODE)
     cell = mindtwins.create_model(name, num_classes=10, **rules)
     copy_weights(reference, cell)
@@ -78,7 +78,7 @@ def test_every_window_and_rounding_rule(name, window_padding, patch_rounding, si
     ],
 )
 def test_small_and_odd_sizes_in_graph_mode(rounding, size):
-    reference = randomise(create_reference("svt_tiny", 10, patch_rounding=rounding))
+    reference = randomize(create_reference("svt_tiny", 10, patch_rounding=rounding))
     cell = mindtwins.create_model("svt_tiny", 10, patch_rounding=rounding)
     copy_weights(reference, cell)
     assert_stages_agree(StagesAndLogits(cell), reference, photographs(*size))
@@ -92,7 +92,7 @@ def test_size_must_divide():
 
 def test_mask_changes_the_logits_only_where_both_axes_are_padded():
     """The quirk of the reference; masking "right" on one axis would move logits by 0.6 sigma."""
-    reference = randomise(create_reference("svt_tiny", 10))
+    reference = randomize(create_reference("svt_tiny", 10))
     ms.set_context(mode=ms.PYNATIVE_MODE)
     outputs = {}
     for rule in ("zeros", "mask"):
@@ -122,7 +122,7 @@ def tanh_gelu(cell):
 
 
 def no_identity(cell):
-    """One less in the centre of the kernel takes the identity away."""
+    """One less in the center of the kernel takes the identity away."""
     for encoding in cell.pos_block:
         weight = encoding.proj[0].weight.asnumpy().copy()
         weight[:, :, 1, 1] -= 1
@@ -164,7 +164,7 @@ def test_parity_fails_under_each_mutation(name, mutation):
     """A test of the test: the mistakes that looser tolerances or plainer weights let pass."""
     options, mutate = MUTATIONS[mutation]
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    reference = amplify(randomise(create_reference(name, num_classes=100)))
+    reference = amplify(randomize(create_reference(name, num_classes=100)))
     cell = mindtwins.create_model(name, num_classes=100, **options)
     copy_weights(reference, cell)
     mutate(cell)
@@ -194,7 +194,7 @@ class WeightedSum(nn.Cell):
 def test_gradient_of_every_parameter(name):
     images = photographs(96, 80, batch=2)
     weights = np.random.default_rng(0).standard_normal((2, 10)).astype(np.float32)
-    reference = randomise(create_reference(name, num_classes=10))
+    reference = randomize(create_reference(name, num_classes=10))
     (reference(torch.from_numpy(images)) * torch.from_numpy(weights)).sum().backward()
     cell = mindtwins.create_model(name, num_classes=10)
     copy_weights(reference, cell)

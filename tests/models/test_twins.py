@@ -1,4 +1,4 @@
-"""Behaviour of the model cells beyond parity: modes, stochastic depth, the mask."""
+"""Behavior of the model cells beyond parity: modes, stochastic depth, the mask."""
 
 import mindspore as ms
 import numpy as np

@@ -136,7 +136,7 @@ def test_wrong_dtype():
         mindtwins.create_model("svt_tiny")(Tensor(np.zeros((1, 3, 64, 64), np.uint8)))
 
 
-def test_initialisation():
+def test_initialization():
     """The official one: linear layers 0.02, convolutions by fan-out, biases 0, norms 1 and 0."""
     model = mindtwins.create_model("svt_small")
     values = {p.name: p.asnumpy() for p in model.get_parameters()}

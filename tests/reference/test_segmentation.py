@@ -8,7 +8,7 @@ from mindtwins.reference.segmentation import (
     create_backbone_reference,
     create_segmentation_reference,
 )
-from mindtwins.reference.weights import randomise
+from mindtwins.reference.weights import randomize
 
 PARAMETERS = {
     "fpn_pcpvt_small": 27_858_838,
@@ -58,7 +58,7 @@ def to_mmsegmentation(official):
     "name", ["fpn_svt_tiny", pytest.param("upernet_pcpvt_small", marks=pytest.mark.slow)]
 )
 def test_both_sets_of_names_compute_the_same(name):
-    official = randomise(create_segmentation_reference(name, 5, official_names=True))
+    official = randomize(create_segmentation_reference(name, 5, official_names=True))
     other = create_segmentation_reference(name, 5)
     other.load_state_dict(to_mmsegmentation(official.state_dict()))
     images = torch.randn(1, 3, 99, 163, generator=torch.Generator().manual_seed(0))
@@ -71,7 +71,7 @@ def test_both_sets_of_names_compute_the_same(name):
 
 @pytest.mark.parametrize("name", ["svt_tiny", "pcpvt_small"])
 def test_the_key_converters_backbone_computes_the_same(name):
-    official = randomise(create_reference(name, num_classes=0))
+    official = randomize(create_reference(name, num_classes=0))
     other = create_backbone_reference(name)
     other.load_state_dict(to_mmsegmentation(official.state_dict()))
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -80,8 +80,8 @@ def test_the_key_converters_backbone_computes_the_same(name):
         torch.testing.assert_close(other.stages(images)["logits"], expected, atol=5e-6, rtol=0)
 
 
-def test_randomised_statistics_are_nowhere_trivial():
-    for name, buffer in randomise(
+def test_randomized_statistics_are_nowhere_trivial():
+    for name, buffer in randomize(
         create_segmentation_reference("upernet_svt_tiny")
     ).named_buffers():
         if "running" in name:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mindtwins.reference import create_reference
-from mindtwins.reference.weights import amplify, randomise
+from mindtwins.reference.weights import amplify, randomize
 
 PARAMETERS = {"pcpvt_small": 24_106_216, "svt_small": 24_060_776}
 
@@ -18,7 +18,7 @@ def test_parameter_count(name):
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_timm_gives_the_same_logits(name, size):
     timm = pytest.importorskip("timm", reason="timm needs torchvision, which has no CPU wheel")
-    reference = randomise(create_reference(name))
+    reference = randomize(create_reference(name))
     other = timm.create_model(f"twins_{name}", img_size=size).eval()
     other.load_state_dict(reference.state_dict())
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
@@ -26,14 +26,14 @@ def test_timm_gives_the_same_logits(name, size):
         torch.testing.assert_close(reference(images), other(images), atol=5e-6, rtol=0)
 
 
-def test_randomised_weights_are_nowhere_trivial():
-    for name, parameter in randomise(create_reference("svt_tiny")).named_parameters():
+def test_randomized_weights_are_nowhere_trivial():
+    for name, parameter in randomize(create_reference("svt_tiny")).named_parameters():
         assert parameter.std() > 0.01, name
         assert not ((parameter == 0) | (parameter == 1)).any(), name
 
 
 def test_amplified_weights_bring_the_variance_down_to_epsilon():
-    reference = amplify(randomise(create_reference("svt_tiny")))
+    reference = amplify(randomize(create_reference("svt_tiny")))
     variances = []
     for embed in reference.patch_embeds:
         embed.proj.register_forward_hook(

@@ -141,7 +141,7 @@ def test_empty_or_missing_folder(pair_folder: Path) -> None:
 
 
 def save_depth(path: Path, bits: int) -> None:
-    """Write a greyscale PNG of fewer than 8 bits, which PIL cannot."""
+    """Write a grayscale PNG of fewer than 8 bits, which PIL cannot."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
@@ -162,10 +162,10 @@ def palette(path: Path) -> None:
 WRONG_KINDS = {
     "8-bit RGB": lambda path: Image.new("RGB", (60, 45)).save(path),
     "8-bit RGBA": lambda path: Image.new("RGBA", (60, 45)).save(path),
-    "8-bit greyscale with alpha": lambda path: Image.new("LA", (60, 45)).save(path),
-    "16-bit greyscale": lambda path: Image.new("I;16", (60, 45)).save(path),
-    "1-bit greyscale": lambda path: Image.new("1", (60, 45)).save(path),
-    "4-bit greyscale": lambda path: save_depth(path, 4),
+    "8-bit grayscale with alpha": lambda path: Image.new("LA", (60, 45)).save(path),
+    "16-bit grayscale": lambda path: Image.new("I;16", (60, 45)).save(path),
+    "1-bit grayscale": lambda path: Image.new("1", (60, 45)).save(path),
+    "4-bit grayscale": lambda path: save_depth(path, 4),
     "8-bit palette": palette,
 }
 
@@ -174,7 +174,7 @@ WRONG_KINDS = {
 def test_wrong_kind_of_label_file(kind: str, pairs: ImageLabelFolder) -> None:
     path = Path(pairs.label_paths[0])
     WRONG_KINDS[kind](path)
-    advice = "save the class numbers as 8-bit greyscale"
+    advice = "save the class numbers as 8-bit grayscale"
     if "palette" in kind:
         advice = re.escape("PIL.Image.fromarray(numpy.asarray(image))")
     with refused(f"label file {path} is a {kind} PNG: .*{advice}"):

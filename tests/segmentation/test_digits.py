@@ -39,8 +39,8 @@ def test_what_a_picture_holds(folder: Path, small: dict[str, int]) -> None:
             assert (image.size, labels.shape) == ((128, 128), (128, 128))
             areas += np.bincount(labels.ravel(), minlength=256)
             # Strokes are brighter than the background.
-            grey = np.asarray(image.convert("L"), float)
-            assert grey[labels < 10].mean() > grey[labels == 10].mean() + 30
+            gray = np.asarray(image.convert("L"), float)
+            assert gray[labels < 10].mean() > gray[labels == 10].mean() + 30
     assert areas[:11].all() and areas[255]
     assert areas[11:255].sum() == 0
     parts = areas / areas.sum()

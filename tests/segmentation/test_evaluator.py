@@ -110,7 +110,7 @@ def view_logits(view: np.ndarray, window: Window | None) -> torch.Tensor:
 def areas_by_hand(
     pairs: ImageLabelFolder, ratios: tuple[float, ...], flip: bool, window: Window | None
 ) -> np.ndarray:
-    """Labelled class by predicted class, int (classes, classes)."""
+    """Labeled class by predicted class, int (classes, classes)."""
     confusion = np.zeros(CLASSES**2, int)
     for index in range(len(pairs)):
         image, labels = pairs.read(index)
@@ -129,10 +129,10 @@ def areas_by_hand(
 
 def assert_areas(metrics: SegmentationMetrics, confusion: np.ndarray) -> None:
     """All numbers agree, but for pixels whose best classes differ by rounding."""
-    hit, labelled = np.diag(confusion), confusion.sum(1)
-    union = confusion.sum(0) + labelled - hit
+    hit, labeled = np.diag(confusion), confusion.sum(1)
+    union = confusion.sum(0) + labeled - hit
     np.testing.assert_allclose(metrics.iou, 100 * hit / union, atol=0.1)
-    np.testing.assert_allclose(metrics.accuracy, 100 * hit / labelled, atol=0.1)
+    np.testing.assert_allclose(metrics.accuracy, 100 * hit / labeled, atol=0.1)
     assert metrics.aacc == pytest.approx(100 * hit.sum() / confusion.sum(), abs=0.05)
 
 
@@ -205,7 +205,7 @@ def test_a_rank_without_a_readable_picture_still_answers_the_others(
 def test_nothing_readable(pairs: ImageLabelFolder) -> None:
     damage(pairs, *range(len(SIZES)))
     own = loader(pairs, skip_bad_images=True)
-    with pytest.raises(UserError, match="no labelled pixel was evaluated in 0 pictures"):
+    with pytest.raises(UserError, match="no labeled pixel was evaluated in 0 pictures"):
         SegmentationEvaluator(Stub(), own, show_progress=False).evaluate()
 
 

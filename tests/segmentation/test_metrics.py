@@ -13,13 +13,13 @@ CLASSES = 6
 NAMES = ("wall", "sky", "chest of drawers", "car", "tree", "sea")
 
 
-def pictures(labelled: tuple[int, ...], predicted: tuple[int, ...]) -> list[tuple[np.ndarray, ...]]:
+def pictures(labeled: tuple[int, ...], predicted: tuple[int, ...]) -> list[tuple[np.ndarray, ...]]:
     """Five predictions and labels of different sizes, right in half of the pixels."""
     rng = np.random.default_rng(3)
     pairs = []
     for _ in range(5):
         shape = tuple(rng.integers(20, 60, size=2))
-        labels = rng.choice([*labelled, 255], size=shape).astype(np.uint8)
+        labels = rng.choice([*labeled, 255], size=shape).astype(np.uint8)
         prediction = rng.choice(predicted, size=shape).astype(np.uint8)
         right = (rng.random(shape) < 0.5) & np.isin(labels, predicted)
         pairs.append((np.where(right, labels, prediction), labels))
@@ -37,7 +37,7 @@ ALL = tuple(range(CLASSES))
 CASES = {
     "all classes": (ALL, ALL),
     "never predicted": (ALL, (0, 1, 2, 3)),
-    "never labelled": ((0, 1, 2, 3), ALL),
+    "never labeled": ((0, 1, 2, 3), ALL),
     "never seen": ((0, 2, 3), (0, 2, 3)),
     "one class": ((2,), (2,)),
 }
@@ -51,7 +51,7 @@ def test_against_scikit_learn(case: str) -> None:
     areas = measure(pairs)
     matrix = confusion_matrix(labels, prediction, labels=ALL)
     np.testing.assert_array_equal(areas.intersection, np.diag(matrix))
-    np.testing.assert_array_equal(areas.labelled, matrix.sum(1))
+    np.testing.assert_array_equal(areas.labeled, matrix.sum(1))
     np.testing.assert_array_equal(areas.predicted, matrix.sum(0))
 
     metrics = areas.metrics()
@@ -62,10 +62,10 @@ def test_against_scikit_learn(case: str) -> None:
     assert metrics.miou == pytest.approx(
         100 * jaccard_score(labels, prediction, labels=found, average="macro"), rel=1e-14
     )
-    labelled = np.unique(labels)
-    recall = recall_score(labels, prediction, labels=labelled, average=None)
-    np.testing.assert_allclose(np.array(metrics.accuracy)[labelled], 100 * recall, rtol=1e-14)
-    assert np.isnan(np.delete(metrics.accuracy, labelled)).all()
+    labeled = np.unique(labels)
+    recall = recall_score(labels, prediction, labels=labeled, average=None)
+    np.testing.assert_allclose(np.array(metrics.accuracy)[labeled], 100 * recall, rtol=1e-14)
+    assert np.isnan(np.delete(metrics.accuracy, labeled)).all()
     assert metrics.macc == pytest.approx(100 * recall.mean(), rel=1e-14)
     assert metrics.aacc == pytest.approx(100 * accuracy_score(labels, prediction), rel=1e-14)
     assert metrics.images == 5
@@ -86,7 +86,7 @@ def test_large_areas_do_not_overflow() -> None:
     areas.add(picture, picture)
     for _ in range(40):
         areas.add_bytes(areas.to_bytes())
-    assert areas.labelled.tolist() == [16 << 40, 0]
+    assert areas.labeled.tolist() == [16 << 40, 0]
     assert areas.metrics().aacc == 100
 
 
@@ -103,7 +103,7 @@ def test_out_of_range(prediction: int, labels: int, message: str) -> None:
     maps = (np.full((2, 3), value, dtype=np.uint8) for value in (prediction, labels))
     with pytest.raises(ValueError, match=message):
         areas.add(*maps, "street.png")
-    assert areas.images == 0 and not areas.labelled.any()
+    assert areas.images == 0 and not areas.labeled.any()
 
 
 def test_shapes_must_agree() -> None:
@@ -114,13 +114,13 @@ def test_shapes_must_agree() -> None:
 def test_prediction_of_ignored_pixels_does_not_matter() -> None:
     areas = ConfusionAreas(2)
     areas.add(np.array([[0, 1, 200]]), np.array([[0, 0, 255]]))
-    assert (areas.predicted.tolist(), areas.labelled.tolist()) == ([1, 1], [2, 0])
+    assert (areas.predicted.tolist(), areas.labeled.tolist()) == ([1, 1], [2, 0])
 
 
-def test_nothing_labelled() -> None:
+def test_nothing_labeled() -> None:
     areas = ConfusionAreas(2)
     areas.add(np.zeros((2, 2), int), np.full((2, 2), 255))
-    with pytest.raises(UserError, match="no labelled pixel was evaluated in 1 pictures: check"):
+    with pytest.raises(UserError, match="no labeled pixel was evaluated in 1 pictures: check"):
         areas.metrics()
 
 

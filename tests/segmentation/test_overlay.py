@@ -9,10 +9,10 @@ from PIL import Image
 from mindtwins.errors import UserError
 from mindtwins.segmentation.ade20k import PALETTE
 from mindtwins.segmentation.dataset import read_label_png
-from mindtwins.segmentation.overlay import distinct_colours, draw_overlay, write_labels
+from mindtwins.segmentation.overlay import distinct_colors, draw_overlay, write_labels
 
 NAMES = ("wall", "sky", "chest of drawers")
-COLOURS = ((120, 120, 120), (6, 230, 230), (200, 0, 30))
+COLORS = ((120, 120, 120), (6, 230, 230), (200, 0, 30))
 
 
 def test_overlay(photograph: np.ndarray) -> None:
@@ -20,24 +20,24 @@ def test_overlay(photograph: np.ndarray) -> None:
     labels[:300, :320] = 2
     labels[:3] = 1
     labels[420:] = 255
-    sheet = draw_overlay(Image.fromarray(photograph), labels, NAMES, COLOURS)
+    sheet = draw_overlay(Image.fromarray(photograph), labels, NAMES, COLORS)
     assert sheet.mode == "RGB" and sheet.height == 427 and 740 < sheet.width < 900
     pixels = np.asarray(sheet)
-    colours = np.array([*COLOURS, (0, 0, 0)], float)[np.where(labels == 255, 3, labels)]
-    blended = 0.4 * photograph + 0.6 * colours
+    colors = np.array([*COLORS, (0, 0, 0)], float)[np.where(labels == 255, 3, labels)]
+    blended = 0.4 * photograph + 0.6 * colors
     assert np.abs(pixels[:, :640] - blended).max() <= 1
     # The legend's swatches: the largest class first.
     middle = [tuple(pixels[8 + 10 + 20 * line, 640 + 14]) for line in range(5)]
-    assert middle == [COLOURS[0], COLOURS[2], (0, 0, 0), COLOURS[1], (255, 255, 255)]
+    assert middle == [COLORS[0], COLORS[2], (0, 0, 0), COLORS[1], (255, 255, 255)]
     assert (pixels[8:28, 640 + 30 :].min(axis=(0, 2)) < 100).any()  # there is text
 
 
 def test_small_pictures_are_enlarged(photograph: np.ndarray) -> None:
     picture = Image.fromarray(photograph[:100, :90])
     labels = np.zeros((100, 90), np.uint8)
-    pixels = np.asarray(draw_overlay(picture, labels, NAMES, COLOURS))
+    pixels = np.asarray(draw_overlay(picture, labels, NAMES, COLORS))
     assert pixels.shape[0] == 300  # three times as large, to 256 pixels or more
-    blended = 0.4 * photograph[:100, :90] + 0.6 * np.array(COLOURS[0])
+    blended = 0.4 * photograph[:100, :90] + 0.6 * np.array(COLORS[0])
     assert np.abs(pixels[::3, :270:3] - blended).max() <= 1
     np.testing.assert_array_equal(pixels[2::3, 2:270:3], pixels[::3, :270:3])
 
@@ -50,20 +50,20 @@ def test_long_legends_are_cut(photograph: np.ndarray) -> None:
     assert pixels.shape[0] == 76  # a low picture still gets three lines
     assert (pixels[30:, :1000] == 255).all()
     swatches = [tuple(pixels[18 + 20 * line, 1014]) for line in range(3)]
-    assert swatches == [PALETTE[0], PALETTE[1], (255, 255, 255)]  # "and 148 more" has no colour
+    assert swatches == [PALETTE[0], PALETTE[1], (255, 255, 255)]  # "and 148 more" has no color
 
 
 def test_other_modes_and_sizes(photograph: np.ndarray) -> None:
     picture = Image.fromarray(photograph).convert("L")
     labels = np.zeros((427, 640), np.uint8)
-    assert draw_overlay(picture, labels, NAMES, COLOURS).mode == "RGB"
+    assert draw_overlay(picture, labels, NAMES, COLORS).mode == "RGB"
     with pytest.raises(ValueError, match="the picture is"):
-        draw_overlay(picture, labels.T, NAMES, COLOURS)
+        draw_overlay(picture, labels.T, NAMES, COLORS)
 
 
-def test_distinct_colours() -> None:
-    colours = np.array(distinct_colours(40), float)
-    distances = np.linalg.norm(colours[:, None] - colours, axis=2) + 1e3 * np.eye(40)
+def test_distinct_colors() -> None:
+    colors = np.array(distinct_colors(40), float)
+    distances = np.linalg.norm(colors[:, None] - colors, axis=2) + 1e3 * np.eye(40)
     assert distances.min() > 10
     assert distances[:12, :12].min() > 60
 

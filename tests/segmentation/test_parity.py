@@ -16,7 +16,7 @@ from parity import (
 import mindtwins
 from mindtwins.conversion.verify import TOLERATED
 from mindtwins.reference.segmentation import create_segmentation_reference
-from mindtwins.reference.weights import amplify, randomise
+from mindtwins.reference.weights import amplify, randomize
 from mindtwins.segmentation.segmentor import StagesAndLogits
 
 TINY = ("fpn_svt_tiny", "upernet_svt_tiny")
@@ -28,7 +28,7 @@ OFFICIAL = {
 }
 
 
-def pair(name, weights=randomise, **options):
+def pair(name, weights=randomize, **options):
     """A segmentor and the reference with the same random weights and batch statistics."""
     reference = weights(create_segmentation_reference(name, official_names=True, **options))
     segmentor = mindtwins.create_segmentor(name, **options)
@@ -120,7 +120,7 @@ class PlainStages(nn.Cell):
     def __init__(self, segmentor):
         super().__init__(auto_prefix=False)
         self.segmentor = segmentor
-        segmentor.backbone.normalises_stages = False
+        segmentor.backbone.normalizes_stages = False
 
     def construct(self, images):
         segmentor = self.segmentor
@@ -130,7 +130,7 @@ class PlainStages(nn.Cell):
         return segmentor.decode_head(segmentor.refine(maps), None)
 
 
-def stages_not_normalised(segmentor):
+def stages_not_normalized(segmentor):
     return PlainStages(segmentor)
 
 
@@ -152,7 +152,7 @@ MISTAKES = {
     "block epsilon": ({"block_epsilon": 1e-6}, lambda segmentor: segmentor),
     "patch rounding": ({"patch_rounding": "floor"}, lambda segmentor: segmentor),
     "window padding": ({"window_padding": "zeros"}, lambda segmentor: segmentor),
-    "stages not normalised": ({}, stages_not_normalised),
+    "stages not normalized": ({}, stages_not_normalized),
     "norms of another level": ({}, norms_of_another_level),
     "batch statistics": ({}, perturbed_statistics),
 }
@@ -164,7 +164,7 @@ def test_parity_fails_under_each_mistake(mistake):
     ms.set_context(mode=ms.PYNATIVE_MODE)
     options, spoil = MISTAKES[mistake]
     name = "upernet_svt_tiny"
-    reference = amplify(randomise(create_segmentation_reference(name, official_names=True)))
+    reference = amplify(randomize(create_segmentation_reference(name, official_names=True)))
     segmentor = mindtwins.create_segmentor(name, **options)
     copy_weights(reference, segmentor)
     images = photographs(100, 164)

@@ -50,7 +50,7 @@ def test_the_report_in_words(classifier):
         f"backbone from {path}: {len(tensors) - 4} tensors used",
         "left out: norm.gamma, norm.beta (the classifier's norm, which segmentation does not use)",
         "left out: head.weight, head.bias (the classifier's head, which segmentation does not use)",
-        "initialised anew: backbone.norm_list, neck, decode_head (61 tensors)",
+        "initialized anew: backbone.norm_list, neck, decode_head (61 tensors)",
     ]
 
 

@@ -9,11 +9,11 @@ from PIL import Image
 from mindtwins.data.randomness import sample_generator
 from mindtwins.errors import UserError
 from mindtwins.segmentation import transforms
-from mindtwins.segmentation.colour import hsv_to_rgb, rgb_to_hsv
+from mindtwins.segmentation.color import hsv_to_rgb, rgb_to_hsv
 from mindtwins.segmentation.resampling import resize_image, resize_labels
 from mindtwins.segmentation.transforms import (
     SegmentationTransform,
-    distort_colours,
+    distort_colors,
     random_crop_box,
     random_scale,
     scale_levels,
@@ -131,11 +131,11 @@ def distort_by_the_book(pixels: np.ndarray, rng: np.random.Generator) -> np.ndar
     return pixels
 
 
-def test_distort_colours(photograph: np.ndarray) -> None:
+def test_distort_colors(photograph: np.ndarray) -> None:
     pixels = photograph[::8, ::8]
     unchanged = 0
     for index in range(200):
-        ours = distort_colours(pixels, sample_generator(1, 0, index))
+        ours = distort_colors(pixels, sample_generator(1, 0, index))
         expected = distort_by_the_book(pixels, sample_generator(1, 0, index))
         assert ours.dtype == np.uint8
         np.testing.assert_array_equal(ours, expected)
@@ -144,9 +144,9 @@ def test_distort_colours(photograph: np.ndarray) -> None:
 
 
 def test_distortion_covers_its_ranges() -> None:
-    """A mid grey shows brightness and contrast."""
-    grey = np.full((1, 1, 3), 100, np.uint8)
-    levels = [int(distort_colours(grey, sample_generator(2, 0, i))[0, 0, 0]) for i in range(1000)]
+    """A mid gray shows brightness and contrast."""
+    gray = np.full((1, 1, 3), 100, np.uint8)
+    levels = [int(distort_colors(gray, sample_generator(2, 0, i))[0, 0, 0]) for i in range(1000)]
     assert min(levels) in range(34, 40) and max(levels) in range(190, 199)
 
 
@@ -161,7 +161,7 @@ def by_the_book(
     scale: tuple[int, int],
     ratio_range: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resize all, crop, flip, distort, normalise, pad, one after another."""
+    """Resize all, crop, flip, distort, normalize, pad, one after another."""
     ratio = rng.uniform(*ratio_range)
     limits = int(scale[0] * ratio), int(scale[1] * ratio)
     height, width = labels.shape
@@ -225,7 +225,7 @@ def test_steps_can_be_left_out(photograph: np.ndarray, labels: np.ndarray) -> No
         scale=(640, 427),
         ratio_range=(1.0, 1.0),
         horizontal_flip=0.0,
-        colour_distortion=False,
+        color_distortion=False,
     )
     picture, targets = transform(photograph, labels, sample_generator(0, 0, 0))
     expected = ((photograph - MEAN_255) / STD_255).transpose(2, 0, 1)

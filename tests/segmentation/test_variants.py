@@ -210,7 +210,7 @@ def test_a_checkpoint_says_what_it_is_of(tmp_path):
         mindtwins.create_segmentor("fpn_svt_tiny", 5, tmp_path / "x.ckpt", auxiliary_channels=0)
 
 
-def test_initialisation():
+def test_initialization():
     """MMSegmentation's: convolutions by fan-out, the pyramid Xavier's, classifiers 0.01."""
     segmentor = mindtwins.create_segmentor("fpn_svt_small")
     values = {p.name: p.asnumpy() for p in segmentor.get_parameters()}

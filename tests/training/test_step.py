@@ -14,7 +14,7 @@ from mindtwins.models import create_model
 from mindtwins.models.variants import VARIANTS, Variant
 from mindtwins.reference import create_reference
 from mindtwins.reference import twins as reference_twins
-from mindtwins.reference.weights import randomise
+from mindtwins.reference.weights import randomize
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
 from mindtwins.training.losses import SoftTargetCrossEntropy
@@ -76,7 +76,7 @@ def pcpvt_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_twenty_steps_equal_pytorchs(name: str):
     """Forward, backward, clip, AdamW with groups, warmup and cosine."""
-    reference = randomise(create_reference(name, num_classes=CLASSES)).train()
+    reference = randomize(create_reference(name, num_classes=CLASSES)).train()
     model = create_model(name, num_classes=CLASSES)
     copy_weights(reference, model)
     step, optimizer = make_step(model), torch_optimizer(reference)

@@ -47,8 +47,8 @@ Moments moments(const float* x, int64_t channels, float epsilon) {
   Vec squares{};
   int64_t c = 0;
   for (; c + V <= channels; c += V) {
-    const Vec centred = load(x + c) - mean;
-    squares += centred * centred;
+    const Vec centered = load(x + c) - mean;
+    squares += centered * centered;
   }
   float rest = 0;
   for (; c < channels; c++) rest += (x[c] - mean) * (x[c] - mean);
@@ -58,7 +58,7 @@ Moments moments(const float* x, int64_t channels, float epsilon) {
 // -------------------------------------------------------------------------- depthwise convolution
 
 // Slides over one row of tokens and gives, for each column and V channels from `c` on, the 3x3
-// neighbourhood; outside of the map it is zero. Calls use(x, neighbourhood of nine vectors).
+// neighborhood; outside of the map it is zero. Calls use(x, neighborhood of nine vectors).
 template <class Use>
 inline void slide(const float* map, int64_t y, int64_t height, int64_t width, int64_t channels,
                   int64_t c, const Use& use) {
@@ -83,7 +83,7 @@ inline void slide(const float* map, int64_t y, int64_t height, int64_t width, in
   }
 }
 
-// out = sum over taps of weight[tap] * neighbour (+ bias); `flip` turns the kernel by 180 degrees,
+// out = sum over taps of weight[tap] * neighbor (+ bias); `flip` turns the kernel by 180 degrees,
 // which is the convolution's transpose. Weights are (C, 3, 3).
 void convolve(const float* x, const float* weight, const float* bias, bool flip,
               const int64_t* shape, float* out) {

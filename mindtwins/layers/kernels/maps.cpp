@@ -1,5 +1,5 @@
 // What dense prediction does with maps (B, H, W, C) besides convolving them: bilinear resizing, the
-// cross entropy of resized logits, and batch normalisation. float32.
+// cross entropy of resized logits, and batch normalization. float32.
 
 #include "common.h"
 
@@ -222,7 +222,7 @@ OPERATOR(cross_entropy_gradient, "ffifff") {
   return 0;
 }
 
-// ---------------------------------------------------------------------------- batch normalisation
+// ---------------------------------------------------------------------------- batch normalization
 
 // x (N, C) -> mean and biased variance (C,)
 OPERATOR(moments, "fff") {
@@ -238,8 +238,8 @@ OPERATOR(moments, "fff") {
   divide(mean);
   sum_rows<1>(rows, channels, [&](int64_t row, int64_t c, Vec* terms) {
     const int64_t n = channels - c;
-    const Vec centred = load(x + row * channels + c, n) - load(mean + c, n);
-    terms[0] = centred * centred;
+    const Vec centered = load(x + row * channels + c, n) - load(mean + c, n);
+    terms[0] = centered * centered;
   }, {variance});
   divide(variance);
   return 0;
@@ -255,15 +255,15 @@ OPERATOR(moments_gradient, "fffff") {
     for (int64_t row = begin; row < end; row++)
       for (int64_t c = 0; c < channels; c += V) {
         const int64_t n = channels - c, at = row * channels + c;
-        const Vec centred = load(x + at, n) - load(mean + c, n);
-        store(dx + at, (load(dmean + c, n) + centred * load(dvariance + c, n) * 2.f) * share, n);
+        const Vec centered = load(x + at, n) - load(mean + c, n);
+        store(dx + at, (load(dmean + c, n) + centered * load(dvariance + c, n) * 2.f) * share, n);
       }
   });
   return 0;
 }
 
 // x (N, C), mean, scale, shift (C,) -> (x - mean) * scale + shift
-OPERATOR(normalise, "fffff") {
+OPERATOR(normalize, "fffff") {
   const float *x = INPUT(0), *mean = INPUT(1), *scale = INPUT(2), *shift = INPUT(3);
   float* y = OUTPUT(4);
   const int64_t rows = shapes[0][0], channels = shapes[0][1];
@@ -271,15 +271,15 @@ OPERATOR(normalise, "fffff") {
     for (int64_t row = begin; row < end; row++)
       for (int64_t c = 0; c < channels; c += V) {
         const int64_t n = channels - c, at = row * channels + c;
-        const Vec centred = load(x + at, n) - load(mean + c, n);
-        store(y + at, centred * load(scale + c, n) + load(shift + c, n), n);
+        const Vec centered = load(x + at, n) - load(mean + c, n);
+        store(y + at, centered * load(scale + c, n) + load(shift + c, n), n);
       }
   });
   return 0;
 }
 
 // dy, x, mean, scale -> dx, dmean, dscale, dshift
-OPERATOR(normalise_gradient, "ffffffff") {
+OPERATOR(normalize_gradient, "ffffffff") {
   const float *dy = INPUT(0), *x = INPUT(1), *mean = INPUT(2), *scale = INPUT(3);
   float *dx = OUTPUT(4), *dmean = OUTPUT(5), *dshift = OUTPUT(7);
   const int64_t rows = shapes[1][0], channels = shapes[1][1];

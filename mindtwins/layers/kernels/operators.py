@@ -19,7 +19,7 @@ def _operator(name: str, infer: Callable, bprop: Callable | None = None) -> ops.
     return ops.Custom(f"{FILE}:{name}", infer, infer, func_type="aot", bprop=bprop)
 
 
-# x (..., C), gamma, beta, epsilon (1,) -> x normalised over the last axis
+# x (..., C), gamma, beta, epsilon (1,) -> x normalized over the last axis
 _layer_norm_gradient = _operator(
     "layer_norm_gradient", lambda dy, x, gamma, epsilon: (x, gamma, gamma)
 )
@@ -197,16 +197,16 @@ moments = _operator("moments", _two_of_channels, _moments_bprop)
 
 
 # x (N, C), mean, scale, shift (C,) -> (x - mean) * scale + shift
-_normalise_gradient = _operator(
-    "normalise_gradient", lambda dy, x, mean, scale: (x, mean, mean, mean)
+_normalize_gradient = _operator(
+    "normalize_gradient", lambda dy, x, mean, scale: (x, mean, mean, mean)
 )
 
 
-def _normalise_bprop(x, mean, scale, shift, out, dout):
-    return _normalise_gradient(dout, x, mean, scale)
+def _normalize_bprop(x, mean, scale, shift, out, dout):
+    return _normalize_gradient(dout, x, mean, scale)
 
 
-normalise = _operator("normalise", lambda x, mean, scale, shift: x, _normalise_bprop)
+normalize = _operator("normalize", lambda x, mean, scale, shift: x, _normalize_bprop)
 
 
 # qkv (B, H, W, 3 C), mask (1, windows, 1, N, N) or (1,) for none, (heads, side) int32

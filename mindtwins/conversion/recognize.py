@@ -38,8 +38,8 @@ class Recognition:
     seen: str
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Recognition:
-    """Recognise a variant by attention, widths and depths; what is not there has no say.
+def recognize(shapes: Mapping[str, tuple[int, ...]]) -> Recognition:
+    """Recognize a variant by attention, widths and depths; what is not there has no say.
 
     Args:
         shapes: our parameter names to shapes, complete or not.

@@ -1,4 +1,4 @@
-"""Bytes to normalised float32, bit-equal to torchvision's ToTensor and Normalize."""
+"""Bytes to normalized float32, bit-equal to torchvision's ToTensor and Normalize."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 
-class Normalise:
+class Normalize:
     """Turns an RGB picture into (x / 255 - mean) / std, by table lookup.
 
     A byte has only 256 values, so the three float32 roundings of ToTensor (division) and Normalize
@@ -33,7 +33,7 @@ class Normalise:
             out: float32 (3, height, width), contiguous or not.
         """
         pixels = np.asarray(image)
-        normalised = np.empty((3, *pixels.shape[:2]), dtype=np.float32) if out is None else out
+        normalized = np.empty((3, *pixels.shape[:2]), dtype=np.float32) if out is None else out
         for channel, table in enumerate(self.table):
-            np.take(table, pixels[:, :, channel], out=normalised[channel], mode="clip")
-        return normalised
+            np.take(table, pixels[:, :, channel], out=normalized[channel], mode="clip")
+        return normalized

@@ -1,4 +1,4 @@
-"""Colour conversions against values that OpenCV 4.11 gave, and Python's `colorsys`."""
+"""Color conversions against values that OpenCV 4.11 gave, and Python's `colorsys`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import colorsys
 
 import numpy as np
 
-from mindtwins.segmentation.colour import hsv_to_rgb, rgb_to_hsv
+from mindtwins.segmentation.color import hsv_to_rgb, rgb_to_hsv
 
 RGB_TO_HSV = {
     (0, 0, 0): (0, 0, 0),
@@ -42,31 +42,31 @@ HSV_TO_RGB = {
 }
 
 
-def colours(table: dict[tuple[int, ...], tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+def colors(table: dict[tuple[int, ...], tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(list(table), np.uint8), np.array(list(table.values()), np.uint8)
 
 
 def test_opencvs_hsv() -> None:
-    rgb, hsv = colours(RGB_TO_HSV)
+    rgb, hsv = colors(RGB_TO_HSV)
     np.testing.assert_array_equal(rgb_to_hsv(rgb[None])[:, 0].T, hsv)
 
 
 def test_opencvs_rgb() -> None:
-    hsv, rgb = colours(HSV_TO_RGB)
+    hsv, rgb = colors(HSV_TO_RGB)
     np.testing.assert_array_equal(hsv_to_rgb(hsv.T[:, None])[0], rgb)
 
 
 def test_against_colorsys() -> None:
-    colours = np.random.default_rng(0).integers(0, 256, (1, 2000, 3), dtype=np.uint8)
-    expected = np.array([colorsys.rgb_to_hsv(*colour) for colour in (colours[0] / 255).tolist()])
-    hue, saturation, value = rgb_to_hsv(colours)[:, 0].astype(int)
+    colors = np.random.default_rng(0).integers(0, 256, (1, 2000, 3), dtype=np.uint8)
+    expected = np.array([colorsys.rgb_to_hsv(*color) for color in (colors[0] / 255).tolist()])
+    hue, saturation, value = rgb_to_hsv(colors)[:, 0].astype(int)
     turn = np.abs(hue - 180 * expected[:, 0])
     assert np.minimum(turn, 180 - turn).max() < 0.6  # rounded, with rounded reciprocals
     assert np.abs(saturation - 255 * expected[:, 1]).max() < 0.6
-    np.testing.assert_array_equal(value, colours.max(axis=2)[0])
+    np.testing.assert_array_equal(value, colors.max(axis=2)[0])
 
-    hsv = np.stack([colours[0, :, 0] % 180, colours[0, :, 1], colours[0, :, 2]])
+    hsv = np.stack([colors[0, :, 0] % 180, colors[0, :, 1], colors[0, :, 2]])
     unit = (hsv.T / [180, 255, 255]).tolist()
-    expected = 255 * np.array([colorsys.hsv_to_rgb(*colour) for colour in unit])
+    expected = 255 * np.array([colorsys.hsv_to_rgb(*color) for color in unit])
     difference = expected - hsv_to_rgb(hsv[:, None])[0]  # cut, not rounded
     assert difference.min() > -1e-4 and difference.max() < 1 + 1e-4

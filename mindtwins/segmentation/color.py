@@ -29,7 +29,7 @@ def rgb_to_hsv(pixels: np.ndarray) -> np.ndarray:
     value = np.maximum(np.maximum(red, green), blue)
     spread = value - np.minimum(np.minimum(red, green), blue)
     saturation = (spread * _BY_VALUE[value] + _UNIT // 2) >> 12
-    # The distance from the primary colour that is the strongest (of equals the first).
+    # The distance from the primary color that is the strongest (of equals the first).
     hue = np.where(
         value == red,
         green - blue,
@@ -66,7 +66,7 @@ def hsv_to_rgb(hsv: np.ndarray) -> np.ndarray:
     """Convert as `cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)`.
 
     As in OpenCV's vector code the levels are cut to integers, so going there and back darkens a
-    colour a little. (OpenCV rounds in the pixels that do not fill a vector; and 1 value in 27,000
+    color a little. (OpenCV rounds in the pixels that do not fill a vector; and 1 value in 27,000
     lies so close to an integer that its fused arithmetic ends on the other side.)
 
     Args:
