@@ -180,7 +180,7 @@ def write_random_checkpoint(name: str, path: Path) -> Path:
 
     from mindtwins import list_models
     from mindtwins.reference import create_reference
-    from mindtwins.reference.segmentation import create_segmentation_reference
+    from mindtwins.reference.segmentors import create_segmentation_reference
     from mindtwins.reference.weights import randomize
 
     if name in list_models():

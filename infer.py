@@ -18,18 +18,18 @@ from pathlib import Path
 from mindspore import nn
 
 from mindtwins.checkpoint import load_checkpoint
+from mindtwins.classification import predict as classification
+from mindtwins.classification.transforms import EvaluationTransform
 from mindtwins.config import InferConfig, parse_config
-from mindtwins.data import EvaluationTransform
 from mindtwins.data.image_folder import EXTENSIONS
 from mindtwins.errors import UserError, run_cli
-from mindtwins.evaluation import predict as classification
 from mindtwins.execution import use_device
 from mindtwins.files import atomic_write, check_outputs
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation import predict as segmentation
+from mindtwins.segmentation.task import test_window
 from mindtwins.segmentation.transforms import TestTransform
 from mindtwins.tasks import create_task
-from mindtwins.tasks.segmentation import test_window
 from mindtwins.training.distributed import World
 
 

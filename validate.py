@@ -16,8 +16,8 @@ from mindtwins.errors import UserError
 from mindtwins.files import atomic_write, check_outputs
 
 if TYPE_CHECKING:
-    from mindtwins.tasks import Task
     from mindtwins.training.distributed import World
+    from mindtwins.training.task import Task
 
 
 def main(argv: list[str]) -> None:

@@ -68,9 +68,10 @@ def _ours(
     segments = targets.dtype == np.int32
     cell = (mindtwins.create_segmentor if segments else mindtwins.create_model)(model)
     if what == "training":
+        from mindtwins.classification.loss import SoftTargetCrossEntropy
+        from mindtwins.segmentation.loss import PixelCrossEntropy
         from mindtwins.training.groups import parameter_groups
         from mindtwins.training.loss_scale import LossScale
-        from mindtwins.training.losses import PixelCrossEntropy, SoftTargetCrossEntropy
         from mindtwins.training.optimizer import AdamW
         from mindtwins.training.step import MicroBatch, TrainStep
 

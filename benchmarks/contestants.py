@@ -22,12 +22,13 @@ from benchmarks.torch_training import (
     pixel_cross_entropy,
     torch_training,
 )
+from mindtwins.classification.loss import SoftTargetCrossEntropy
 from mindtwins.reference import create_reference
-from mindtwins.reference.segmentation import create_segmentation_reference
+from mindtwins.reference.segmentors import create_segmentation_reference
 from mindtwins.reference.weights import randomize
+from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.losses import PixelCrossEntropy, SoftTargetCrossEntropy
 from mindtwins.training.optimizer import AdamW
 from mindtwins.training.step import MicroBatch, TrainStep
 

@@ -27,17 +27,13 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from mindtwins.data import (
-    EvaluationTransform,
-    ImageFolder,
-    Mixing,
-    RandomErasing,
-    TrainingTransform,
-    build_evaluation_loader,
-    build_training_loader,
-    resample,
-)
+from mindtwins.classification.loader import build_evaluation_loader, build_training_loader
+from mindtwins.classification.mixing import Mixing
+from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
+from mindtwins.data import resample
 from mindtwins.data.decode import read_rgb
+from mindtwins.data.image_folder import ImageFolder
+from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.data.randomness import sample_generator
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

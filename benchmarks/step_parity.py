@@ -18,13 +18,13 @@ import torch
 import mindtwins
 from benchmarks.contestants import copy_weights, prepare
 from benchmarks.torch_training import CLIP, DECAY, torch_training
+from mindtwins.classification.loss import SoftTargetCrossEntropy
 from mindtwins.conversion.layouts import LAYOUTS
 from mindtwins.errors import UserError, run_cli
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomize
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.losses import SoftTargetCrossEntropy
 from mindtwins.training.optimizer import AdamW
 from mindtwins.training.schedule import CosineSchedule
 from mindtwins.training.step import MicroBatch, TrainStep

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import nn
+from mindspore import Tensor, nn
 
 from mindtwins.errors import UserError
 from mindtwins.layers import (
@@ -78,3 +78,14 @@ def set_precision(model: nn.Cell, level: str) -> nn.Cell:
         if isinstance(cell, _SENSITIVE[level]):
             cell.to_float(ms.float32)
     return model
+
+
+class Forward(nn.Cell):
+    """A graph of its own, so that compiling for evaluation never touches the training step's."""
+
+    def __init__(self, model: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+
+    def construct(self, images: Tensor) -> Tensor:
+        return self.model(images)

@@ -1,12 +1,22 @@
-"""Settings for all tests."""
+"""Settings for all tests, and real pictures: crops of scikit-learn's two photographs."""
 
 import os
 
 # Before torch is loaded: its idle threads would otherwise spin on the cores that MindSpore needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
 import mindspore as ms
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from mindtwins.data.image_folder import ImageFolder
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +24,47 @@ def same_start():
     """Every test starts in graph mode and with the same seed, whatever the one before it did."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(0)
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Image.Image]:
+    """Two RGB photographs of 640 x 427 pixels."""
+    return [Image.fromarray(array) for array in load_sample_images().images]
+
+
+@pytest.fixture(scope="session")
+def jpeg_folder(photographs: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty JPEGs of different sizes in three class folders. Tests must not change it."""
+    root = tmp_path_factory.mktemp("jpegs")
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        width, height = int(rng.integers(60, 120)), int(rng.integers(60, 120))
+        left, top = int(rng.integers(0, 500)), int(rng.integers(0, 300))
+        crop = photographs[number % 2].crop((left, top, left + width, top + height))
+        folder = root / f"class{number % 3}"
+        folder.mkdir(exist_ok=True)
+        crop.save(folder / f"{number:02d}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture
+def jpegs(jpeg_folder: Path) -> ImageFolder:
+    """The thirty JPEGs as a data set."""
+    return ImageFolder(jpeg_folder)
+
+
+@pytest.fixture(scope="session")
+def timm_module() -> Callable[[str], ModuleType]:
+    """Load one file of timm's data package by itself: importing timm needs torchvision."""
+    package = importlib.util.find_spec("timm")
+    if package is None:
+        pytest.skip("timm is not installed")
+
+    def load(name: str) -> ModuleType:
+        path = Path(package.submodule_search_locations[0]) / "data" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"timm_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -61,7 +61,7 @@ def run(script: str, cwd: Path, *argv: str, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from mindtwins.data import write_digits
+    from mindtwins.data.digits import write_digits
 
     return f"--data_dir={write_digits(tmp_path_factory.mktemp('data') / 'digits')}"
 

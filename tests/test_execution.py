@@ -10,10 +10,10 @@ from mindspore import Tensor
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision, use_device
 from mindtwins.models import create_model
+from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.segmentation.variants import create_segmentor
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.losses import PixelCrossEntropy
 from mindtwins.training.optimizer import AdamW
 from mindtwins.training.step import MicroBatch, TrainStep
 

@@ -32,11 +32,11 @@ from benchmarks.on_gpu.operations import measure, wait
 from benchmarks.on_gpu.roofline import count_operators, find_peaks, floor_seconds
 from benchmarks.on_gpu.timing import exclusive, median_seconds
 from benchmarks.on_gpu.workers import emit, serve
+from mindtwins.classification.loss import SoftTargetCrossEntropy
 from mindtwins.execution import set_precision, use_device
 from mindtwins.models.twins import StagesAndLogits
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.losses import SoftTargetCrossEntropy
 from mindtwins.training.optimizer import AdamW
 from mindtwins.training.step import MicroBatch, TrainStep
 

@@ -23,13 +23,13 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from mindtwins.checkpoint import load_checkpoint
+from mindtwins.classification.transforms import EvaluationTransform
 from mindtwins.conversion.accounting import widen
 from mindtwins.conversion.readers import Source
-from mindtwins.data.evaluation_transform import EvaluationTransform
 from mindtwins.models import create_model
 from mindtwins.models.twins import StagesAndLogits as ClassifierStages
 from mindtwins.reference import create_reference
-from mindtwins.reference.segmentation import (
+from mindtwins.reference.segmentors import (
     create_backbone_reference,
     create_segmentation_reference,
     rename_sssegmentation,

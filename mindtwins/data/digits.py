@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mindtwins.data.whole_folder import write_whole_folder
+from mindtwins.data.generated import write_whole_folder
 
 SIZE = 32
 VAL_EVERY = 5

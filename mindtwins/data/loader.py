@@ -1,7 +1,4 @@
-"""Loaders that yield NumPy batches: the machinery of `pipeline` for classification.
-
-What a batch holds depends on its number alone, never on the workers.
-"""
+"""The training loader that all tasks share: NumPy batches that depend on their number alone."""
 
 from __future__ import annotations
 
@@ -11,14 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from mindtwins.data.decode import read_rgb
-from mindtwins.data.evaluation_transform import EvaluationTransform
-from mindtwins.data.image_folder import ImageFolder
-from mindtwins.data.mixing import Mixing
-from mindtwins.data.pipeline import Run, load_places, load_rows, report, worker_count
-from mindtwins.data.randomness import sample_generator
-from mindtwins.data.sampler import EvaluationSampler, TrainingSampler
-from mindtwins.data.training_transform import TrainingTransform
+from mindtwins.data.pipeline import Run, report
+from mindtwins.data.sampler import TrainingSampler
 from mindtwins.errors import UserError
 
 
@@ -56,23 +47,6 @@ class TrainingBatch:
     step: int
     micro: int
     labels: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class EvaluationBatch:
-    """One evaluation batch of b rows, the same b for every batch and rank.
-
-    Attributes:
-        images: float32 (b, 3, image_size, image_size); zeros where not valid.
-        labels: int32 (b,); 0 where not valid.
-        index: int64 (b,), each image's place in the data set's `paths`; -1 where there is none.
-        valid: bool (b,): which rows count.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    index: np.ndarray
-    valid: np.ndarray
 
 
 class TrainingLoader:
@@ -118,177 +92,3 @@ class TrainingLoader:
                 raise UserError(f"not one image of {self.dataset.root} can be read")
             positions = self.sampler.positions(micro)
             yield TrainingBatch(**row, positions=positions, epoch=epoch, step=step, micro=micro)
-
-
-class EvaluationLoader:
-    """Yields the evaluation batches of one rank; see `build_evaluation_loader`.
-
-    `len(loader)` is the number of batches, the same on every rank. Iterating again starts over.
-
-    Attributes:
-        dataset: the images.
-        skipped: unreadable images left out by this rank in the current or last pass.
-    """
-
-    def __init__(
-        self, dataset: ImageFolder, num_batches: int, run: Run, skip_bad_images: bool
-    ) -> None:
-        self.dataset = dataset
-        self.skipped = 0
-        self._num_batches = num_batches
-        self._run = run
-        self._skip_bad_images = skip_bad_images
-
-    def __len__(self) -> int:
-        return self._num_batches
-
-    def __iter__(self) -> Iterator[EvaluationBatch]:
-        """Yield the batches in order.
-
-        Raises:
-            UserError: an image cannot be read (unless `skip_bad_images`).
-        """
-        self.skipped = 0
-        for row in self._run((batch,) for batch in range(len(self))):
-            del row["request"]
-            self.skipped += report(
-                self.dataset.paths, row["index"], row.pop("problems"), self._skip_bad_images
-            )
-            yield EvaluationBatch(**row)
-
-
-def build_training_loader(
-    dataset: ImageFolder,
-    transform: TrainingTransform,
-    mixing: Mixing,
-    *,
-    batch_size: int,
-    seed: int,
-    rank: int = 0,
-    world: int = 1,
-    accumulation: int = 1,
-    num_parallel_workers: int = 2,
-    python_multiprocessing: bool = False,
-    skip_bad_images: bool = False,
-) -> TrainingLoader:
-    """Build the loader of one rank's training batches.
-
-    Args:
-        dataset: the training images.
-        transform: from picture to array, per image.
-        mixing: mixup, CutMix and label smoothing, per batch.
-        batch_size: images per rank and micro-batch.
-        seed: of the run; with the step it decides everything a batch holds.
-        rank: of this process.
-        world: number of processes.
-        accumulation: micro-batches per optimizer step.
-        num_parallel_workers: capped at the machine's cores, with a notice.
-        python_multiprocessing: whether the workers are processes instead of threads.
-        skip_bad_images: whether an unreadable image is logged, counted and replaced by the next
-            readable one in the epoch's order, instead of ending the run.
-
-    Raises:
-        UserError: the set is smaller than a global batch, or mixing would meet an odd batch.
-    """
-    if mixing.mixes and batch_size % 2:
-        raise UserError(
-            f"batch size {batch_size} is odd: mixup and CutMix pair images, so use an even one"
-        )
-    if mixing.num_classes < dataset.num_classes:
-        raise UserError(
-            f"{dataset.root} has {dataset.num_classes} classes but num_classes is only "
-            f"{mixing.num_classes}: set it to {dataset.num_classes}"
-        )
-    sampler = TrainingSampler(len(dataset), batch_size, seed, rank, world, accumulation)
-    task = _TrainingTask(dataset, transform, mixing, sampler, skip_bad_images)
-    run = Run(task, worker_count(num_parallel_workers), python_multiprocessing)
-    return TrainingLoader(dataset, sampler, run, skip_bad_images)
-
-
-def build_evaluation_loader(
-    dataset: ImageFolder,
-    transform: EvaluationTransform,
-    *,
-    batch_size: int,
-    rank: int = 0,
-    world: int = 1,
-    num_parallel_workers: int = 2,
-    python_multiprocessing: bool = False,
-    skip_bad_images: bool = False,
-) -> EvaluationLoader:
-    """Build the loader of one rank's evaluation batches; over all ranks every image occurs once.
-
-    Args:
-        dataset: the evaluation images.
-        transform: from picture to array.
-        batch_size: rows per rank and batch.
-        rank: of this process.
-        world: number of processes.
-        num_parallel_workers: capped at the machine's cores, with a notice.
-        python_multiprocessing: whether the workers are processes instead of threads.
-        skip_bad_images: whether an unreadable image is logged, counted and left out, instead of
-            ending the run.
-    """
-    sampler = EvaluationSampler(len(dataset), batch_size, rank, world)
-    task = _EvaluationTask(dataset, transform, sampler)
-    run = Run(task, worker_count(num_parallel_workers), python_multiprocessing)
-    return EvaluationLoader(dataset, len(sampler), run, skip_bad_images)
-
-
-@dataclass(frozen=True)
-class _TrainingTask:
-    """(step, micro) to the arrays of a training batch."""
-
-    columns = ("images", "targets", "labels", "index", "problems")
-
-    dataset: ImageFolder
-    transform: TrainingTransform
-    mixing: Mixing
-    sampler: TrainingSampler
-    skip_bad_images: bool
-
-    def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
-        step, micro = (int(number) for number in request)
-        epoch, places = self.sampler.places(step, micro)
-        size = self.transform.image_size
-        images = np.zeros((len(places), 3, size, size), dtype=np.float32)
-
-        def load(row: int, index: int) -> None:
-            rng = sample_generator(self.sampler.seed, epoch, index)
-            self.transform(read_rgb(self.dataset.paths[index]), rng, out=images[row])
-
-        order = self.sampler.order(epoch)
-        index, problems = load_places(order, places, load, self.skip_bad_images)
-        labels = self.dataset.labels[index]
-        targets = self.mixing(
-            images,
-            labels,
-            seed=self.sampler.seed,
-            step=step,
-            positions=self.sampler.positions(micro),
-            global_batch=self.sampler.global_batch,
-        )
-        return images, targets, labels, index, problems
-
-
-@dataclass(frozen=True)
-class _EvaluationTask:
-    """(batch,) to the arrays of an evaluation batch."""
-
-    columns = ("images", "labels", "index", "valid", "problems")
-
-    dataset: ImageFolder
-    transform: EvaluationTransform
-    sampler: EvaluationSampler
-
-    def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
-        index = self.sampler.indices(int(request[0]))
-        size = self.transform.image_size
-        images = np.zeros((len(index), 3, size, size), dtype=np.float32)
-
-        def load(row: int, image: int) -> None:
-            self.transform(read_rgb(self.dataset.paths[image]), out=images[row])
-
-        valid, problems = load_rows(index, load)
-        labels = np.where(valid, self.dataset.labels[index], np.int32(0))
-        return images, labels, index, valid, problems

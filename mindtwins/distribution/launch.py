@@ -16,9 +16,9 @@ import traceback
 from collections.abc import Callable
 
 from mindtwins import errors
-from mindtwins.distribution.keeper import Keeper, without_launcher
-from mindtwins.distribution.link import Link, RankLost, end_process
-from mindtwins.distribution.place import Place, find_place
+from mindtwins.distribution.connection import Link, RankLost, end_process
+from mindtwins.distribution.process_info import Place, find_place
+from mindtwins.distribution.supervisor import Keeper, without_launcher
 from mindtwins.errors import UserError
 
 # MindSpore takes a rank for dead that is busy for longer than its default of 30 s, compiling or
@@ -155,7 +155,7 @@ def _start_keeper(place: Place, with_scheduler: bool) -> None:
         scheduler = [host, os.environ.get("MS_SCHED_PORT", "0")]
     subprocess.Popen(
         [
-            *(sys.executable, "-m", "mindtwins.distribution.keeper"),
+            *(sys.executable, "-m", "mindtwins.distribution.supervisor"),
             *(place.job, str(place.size), _address(place), *scheduler),
         ],
         env=without_launcher(os.environ),

@@ -16,7 +16,7 @@ from mindtwins.layers.attention import (
 )
 from mindtwins.layers.batch_norm import BatchNorm
 from mindtwins.layers.convolution import DepthwiseConv3x3, PatchConv
-from mindtwins.layers.dense_convolution import Conv1x1, Conv3x3
+from mindtwins.layers.dense_convolution import CONVOLUTIONS, Conv1x1, Conv3x3
 from mindtwins.layers.device import formulation, use_formulation
 from mindtwins.layers.linear import Dense, DenseGELU
 from mindtwins.layers.normalization import LayerNorm
@@ -32,6 +32,7 @@ from mindtwins.layers.resize import (
 )
 
 __all__ = [
+    "CONVOLUTIONS",
     "BatchNorm",
     "Conv1x1",
     "Conv3x3",

@@ -118,3 +118,7 @@ _CONV_3X3 = {
     "matmul": _conv_3x3_matmul,
     "kernel": _conv_3x3_kernel,
 }
+
+
+# By the side of their kernel.
+CONVOLUTIONS = {1: Conv1x1, 3: Conv3x3}

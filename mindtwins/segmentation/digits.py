@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mindtwins.data.digits import held_out
-from mindtwins.data.whole_folder import write_whole_folder
+from mindtwins.data.generated import write_whole_folder
 from mindtwins.segmentation.ade20k import SPLITS
 from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs
 from mindtwins.segmentation.overlay import distinct_colors

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from tqdm import tqdm
 
-from mindtwins.evaluation.forward import Forward
+from mindtwins.execution import Forward
 from mindtwins.segmentation.inference import Window, predict_labels
 from mindtwins.segmentation.loader import SegmentationLoader
 from mindtwins.segmentation.metrics import ConfusionAreas, SegmentationMetrics

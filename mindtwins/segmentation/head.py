@@ -9,9 +9,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
-from mindtwins.layers import BatchNorm, Conv1x1, Conv3x3, channels_first, scale_channels
-
-CONVOLUTIONS = {1: Conv1x1, 3: Conv3x3}
+from mindtwins.layers import CONVOLUTIONS, BatchNorm, Conv1x1, channels_first, scale_channels
 
 
 class ConvNormReLU(nn.Cell):

@@ -10,10 +10,11 @@ from mindspore.nn.utils import no_init_parameters
 
 from mindtwins.checkpoint import expect_metadata, load_checkpoint, load_into
 from mindtwins.errors import UserError
+from mindtwins.models.feature_pyramid import FeaturePyramid
 from mindtwins.models.twins import Backbone, Dialect
 from mindtwins.models.variants import UNPUBLISHED, VARIANTS, list_models, settle_dialect
 from mindtwins.segmentation.segmentor import Segmentor
-from mindtwins.segmentation.semantic_fpn import FeaturePyramid, SemanticFPNHead
+from mindtwins.segmentation.semantic_fpn import SemanticFPNHead
 from mindtwins.segmentation.upernet import AuxiliaryHead, UPerNetHead
 
 DEFAULT_CLASSES = 150  # of ADE20K

@@ -10,9 +10,9 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.communication import get_group_size, get_rank, init
 
+from mindtwins.distribution.connection import Link
 from mindtwins.distribution.launch import current_link
-from mindtwins.distribution.link import Link
-from mindtwins.distribution.place import find_place
+from mindtwins.distribution.process_info import find_place
 from mindtwins.errors import UserError
 
 

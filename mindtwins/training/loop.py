@@ -14,29 +14,26 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mindspore as ms
 from tqdm import tqdm
 
 from mindtwins.checkpoint import load_checkpoint, save_checkpoint
 from mindtwins.config import TrainConfig
-from mindtwins.data import TrainingBatch
-from mindtwins.distribution.link import RankLost
+from mindtwins.data.loader import TrainingBatch
+from mindtwins.distribution.connection import RankLost
 from mindtwins.errors import UserError
 from mindtwins.execution import use_device
 from mindtwins.files import atomic_write
 from mindtwins.training.checkpoints import CheckpointFolder
 from mindtwins.training.distributed import World, join_world
-from mindtwins.training.learner import Learner
 from mindtwins.training.log import RunLog
 from mindtwins.training.resume import check_continuation, run_identity
 from mindtwins.training.schedule import create_schedule
+from mindtwins.training.signals import StopRequest
 from mindtwins.training.step import StepResult
-from mindtwins.training.stop import StopRequest
-
-if TYPE_CHECKING:  # tasks stand on this package, not the other way round
-    from mindtwins.tasks import Metrics, Task
+from mindtwins.training.task import Metrics, Task
+from mindtwins.training.train_state import Learner
 
 # A loss scale below this means that the gradients are broken, not that fp16 is short of range.
 SMALLEST_LOSS_SCALE = 2.0**-10

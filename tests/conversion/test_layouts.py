@@ -7,7 +7,7 @@ from mindtwins.conversion.layouts import LAYOUTS, find_layout, recognize_layout
 from mindtwins.errors import UserError
 from mindtwins.models.variants import VARIANTS, parameter_shapes
 from mindtwins.reference import create_reference
-from mindtwins.reference.segmentation import (
+from mindtwins.reference.segmentors import (
     create_backbone_reference,
     create_segmentation_reference,
     rename_sssegmentation,

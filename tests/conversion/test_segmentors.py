@@ -15,7 +15,7 @@ from mindtwins.conversion.layouts import find_layout
 from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import format_table, verify
 from mindtwins.errors import UserError
-from mindtwins.reference.segmentation import (
+from mindtwins.reference.segmentors import (
     create_backbone_reference,
     create_segmentation_reference,
 )

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from mindtwins.data import ImageFolder, check_same_classes, write_digits
 from mindtwins.data import digits as digits_module
+from mindtwins.data.digits import write_digits
+from mindtwins.data.image_folder import ImageFolder, check_same_classes
 from mindtwins.errors import UserError
 
 

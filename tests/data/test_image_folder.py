@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mindtwins.data import ImageFolder, check_same_classes, find_split
+from mindtwins.data.image_folder import ImageFolder, check_same_classes, find_split
 from mindtwins.errors import UserError
 
 

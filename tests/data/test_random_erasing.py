@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mindtwins.data import RandomErasing
+from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.errors import UserError
 
 

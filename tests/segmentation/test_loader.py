@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindtwins.data import TrainingLoader
+from mindtwins.data.loader import TrainingLoader
 from mindtwins.data.randomness import sample_generator
 from mindtwins.data.sampler import epoch_order
 from mindtwins.errors import UserError

@@ -13,7 +13,7 @@ import pytest
 from jobs import ROOT, Job, needs_mpirun
 
 from mindtwins.config import TrainConfig, parse_config
-from mindtwins.data import write_digits
+from mindtwins.data.digits import write_digits
 from mindtwins.errors import UserError
 from mindtwins.tasks import create_task
 from mindtwins.training.checkpoints import CheckpointFolder

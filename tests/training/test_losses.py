@@ -8,7 +8,9 @@ import pytest
 import torch
 from mindspore import Tensor
 
-from mindtwins.training.losses import IGNORED, PixelCrossEntropy, SoftTargetCrossEntropy
+from mindtwins.classification.loss import SoftTargetCrossEntropy
+from mindtwins.segmentation.dataset import IGNORED
+from mindtwins.segmentation.loss import PixelCrossEntropy
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -9,6 +9,7 @@ import torch
 from mindspore import Tensor, nn, ops
 from parity import copy_weights
 
+from mindtwins.classification.loss import SoftTargetCrossEntropy
 from mindtwins.layers import Dense
 from mindtwins.models import create_model
 from mindtwins.models.variants import VARIANTS, Variant
@@ -17,7 +18,6 @@ from mindtwins.reference import twins as reference_twins
 from mindtwins.reference.weights import randomize
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.losses import SoftTargetCrossEntropy
 from mindtwins.training.optimizer import AdamW
 from mindtwins.training.schedule import CosineSchedule
 from mindtwins.training.step import MicroBatch, TrainStep, global_norm

@@ -10,11 +10,11 @@ from mindspore import nn
 
 from mindtwins.checkpoint import Checkpoint, load_into
 from mindtwins.config import Config
-from mindtwins.data import TrainingBatch
+from mindtwins.data.loader import TrainingBatch
+from mindtwins.training.drop_masks import draw_noise
 from mindtwins.training.ema import MovingAverage
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.noise import draw_noise
 from mindtwins.training.optimizer import AdamW
 from mindtwins.training.step import MicroBatch, StepResult, TrainStep
 

@@ -5,9 +5,14 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy import stats
 
-from mindtwins.data import EvaluationTransform, RandomErasing, TrainingTransform
+from mindtwins.classification.transforms import (
+    EvaluationTransform,
+    TrainingTransform,
+    jitter_colors,
+    random_crop_box,
+)
 from mindtwins.data.normalize import Normalize
-from mindtwins.data.training_transform import jitter_colors, random_crop_box
+from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

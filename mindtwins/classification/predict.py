@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from mindspore import Tensor, nn
 from tqdm import tqdm
 
-from mindtwins.data import EvaluationTransform
+from mindtwins.classification.transforms import EvaluationTransform
 from mindtwins.data.decode import read_picture, read_pictures
 from mindtwins.files import atomic_write
 

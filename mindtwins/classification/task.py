@@ -8,36 +8,37 @@ from os.path import relpath
 
 from mindspore import nn
 
+from mindtwins.classification.evaluator import Evaluator
+from mindtwins.classification.loader import build_evaluation_loader, build_training_loader
+from mindtwins.classification.loss import SoftTargetCrossEntropy
+from mindtwins.classification.metrics import Metrics
+from mindtwins.classification.mixing import Mixing
+from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
 from mindtwins.config import Config
-from mindtwins.data import (
-    EvaluationTransform,
-    ImageFolder,
-    Mixing,
-    RandomErasing,
-    TrainingLoader,
-    TrainingTransform,
-    build_evaluation_loader,
-    build_training_loader,
-    check_same_classes,
-    find_split,
-    write_digits,
-)
+from mindtwins.data.digits import write_digits
+from mindtwins.data.image_folder import ImageFolder, check_same_classes, find_split
+from mindtwins.data.loader import TrainingLoader
+from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.errors import UserError
-from mindtwins.evaluation import Evaluator, Metrics
 from mindtwins.execution import set_precision
 from mindtwins.models import create_model
 from mindtwins.models.complexity import format_summary
 from mindtwins.models.twins import Dialect
 from mindtwins.models.variants import resolve_name
-from mindtwins.tasks.recipe import asked_dialect, check_data, load_start, loader_options, read_start
 from mindtwins.training.distributed import World
-from mindtwins.training.losses import SoftTargetCrossEntropy
+from mindtwins.training.recipe import (
+    asked_dialect,
+    check_data,
+    load_start,
+    loader_options,
+    read_start,
+)
 
 HEAD = ("head.",)
 
 
 class Classification:
-    """See `mindtwins.tasks.Task`."""
+    """See `mindtwins.training.task.Task`."""
 
     score_name = "top-1"
 

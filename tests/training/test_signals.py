@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from mindtwins.training.stop import StopRequest
+from mindtwins.training.signals import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

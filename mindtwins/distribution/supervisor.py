@@ -31,7 +31,7 @@ COLLECT_SECONDS = 1.0
 SURVIVORS_SECONDS = 45.0
 
 _SCHEDULER_PROGRAM = """
-from mindtwins.distribution.keeper import die_with_parent
+from mindtwins.distribution.supervisor import die_with_parent
 die_with_parent()
 from mindspore.communication import init
 init()

@@ -11,7 +11,7 @@ import time
 from typing import NoReturn
 
 from mindtwins.distribution.messages import Channel, Message, candidate_ports
-from mindtwins.distribution.place import Place
+from mindtwins.distribution.process_info import Place
 from mindtwins.errors import UserError
 
 CONNECT_SECONDS = 120.0

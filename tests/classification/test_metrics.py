@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
+from mindtwins.classification.metrics import ImageScores
 from mindtwins.errors import UserError
-from mindtwins.evaluation import ImageScores
 
 
 def scores_of(logits: np.ndarray, labels: np.ndarray, batch: int, order=None) -> ImageScores:

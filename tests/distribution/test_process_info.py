@@ -1,6 +1,6 @@
 import pytest
 
-from mindtwins.distribution.place import Place, find_place
+from mindtwins.distribution.process_info import Place, find_place
 from mindtwins.errors import UserError
 
 MPIRUN = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mindtwins.data import Mixing
+from mindtwins.classification.mixing import Mixing
 from mindtwins.data.sampler import batch_positions
 from mindtwins.errors import UserError
 

@@ -1,7 +1,4 @@
-"""What models are trained for: everything in which classification and segmentation differ.
-
-Scripts and the training loop know a `Task`; it knows models, data, loss and metrics.
-"""
+"""What training and evaluation ask of a task: the protocols that each task's folder implements."""
 
 from __future__ import annotations
 
@@ -10,10 +7,7 @@ from typing import Protocol
 
 from mindspore import nn
 
-from mindtwins.config import Config
-from mindtwins.data import TrainingLoader
-from mindtwins.tasks.classification import Classification
-from mindtwins.tasks.segmentation import Segmentation
+from mindtwins.data.loader import TrainingLoader
 from mindtwins.training.distributed import World
 
 
@@ -100,11 +94,3 @@ class Task(Protocol):
 
     def summary(self) -> str:
         """The model's parameters and multiply-adds as a table."""
-
-
-_TASKS = {"classification": Classification, "segmentation": Segmentation}
-
-
-def create_task(config: Config) -> Task:
-    """The task that a recipe states."""
-    return _TASKS[config.task](config)

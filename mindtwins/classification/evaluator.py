@@ -8,9 +8,9 @@ from collections.abc import Callable
 from mindspore import Tensor, nn
 from tqdm import tqdm
 
-from mindtwins.data import EvaluationLoader
-from mindtwins.evaluation.forward import Forward
-from mindtwins.evaluation.metrics import ImageScores, Metrics
+from mindtwins.classification.loader import EvaluationLoader
+from mindtwins.classification.metrics import ImageScores, Metrics
+from mindtwins.execution import Forward
 
 
 class Evaluator:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mindtwins.data import EvaluationTransform
+from mindtwins.classification.transforms import EvaluationTransform
 from mindtwins.data.decode import read_rgb
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,10 +9,11 @@ import torch
 from parity import copy_weights, name_in_torch, on_or_off
 
 import mindtwins
-from mindtwins.reference.segmentation import create_segmentation_reference
+from mindtwins.reference.segmentors import create_segmentation_reference
+from mindtwins.segmentation.dataset import IGNORED
+from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.losses import IGNORED, PixelCrossEntropy
 from mindtwins.training.optimizer import AdamW
 from mindtwins.training.step import MicroBatch, TrainStep
 

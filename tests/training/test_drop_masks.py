@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from mindtwins.training.noise import draw_noise
+from mindtwins.training.drop_masks import draw_noise
 
 
 def model(*rates: float, **dropout: float) -> SimpleNamespace:

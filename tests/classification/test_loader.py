@@ -10,20 +10,18 @@ import mindspore.dataset as ds
 import numpy as np
 import pytest
 
-from mindtwins.data import (
+from mindtwins.classification.loader import (
     EvaluationLoader,
-    EvaluationTransform,
-    ImageFolder,
-    Mixing,
-    RandomErasing,
-    TrainingBatch,
-    TrainingLoader,
-    TrainingTransform,
     build_evaluation_loader,
     build_training_loader,
 )
+from mindtwins.classification.mixing import Mixing
+from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
 from mindtwins.data.decode import read_rgb
+from mindtwins.data.image_folder import ImageFolder
+from mindtwins.data.loader import TrainingBatch, TrainingLoader
 from mindtwins.data.pipeline import worker_count
+from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.data.randomness import sample_generator
 from mindtwins.data.sampler import epoch_order
 from mindtwins.errors import UserError

@@ -10,7 +10,7 @@ from mindspore import nn
 
 from mindtwins.checkpoint import expect_metadata
 from mindtwins.config import Config
-from mindtwins.data import TrainingLoader
+from mindtwins.data.loader import TrainingLoader
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
 from mindtwins.segmentation.ade20k import find_ade20k
@@ -23,6 +23,7 @@ from mindtwins.segmentation.loader import (
     build_segmentation_loader,
     build_segmentation_training_loader,
 )
+from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.segmentation.metrics import SegmentationMetrics
 from mindtwins.segmentation.pretrained import load_backbone
 from mindtwins.segmentation.transforms import SegmentationTransform, TestTransform
@@ -33,9 +34,14 @@ from mindtwins.segmentation.variants import (
     settle_widths,
     split_name,
 )
-from mindtwins.tasks.recipe import asked_dialect, check_data, load_start, loader_options, read_start
 from mindtwins.training.distributed import World
-from mindtwins.training.losses import PixelCrossEntropy
+from mindtwins.training.recipe import (
+    asked_dialect,
+    check_data,
+    load_start,
+    loader_options,
+    read_start,
+)
 
 CLASSIFIERS = ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")
 
@@ -46,7 +52,7 @@ def test_window(config: Config) -> Window | None:
 
 
 class Segmentation:
-    """See `mindtwins.tasks.Task`."""
+    """See `mindtwins.training.task.Task`."""
 
     score_name = "mIoU"
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from mindspore import nn
 
 from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint, load_into
-from mindtwins.config import DATASETS, Config
+from mindtwins.config import Config
+from mindtwins.config.options import DATASETS
 from mindtwins.errors import UserError
 from mindtwins.training.distributed import World
 

@@ -1,4 +1,4 @@
-"""The training losses."""
+"""The training loss of segmentors."""
 
 from __future__ import annotations
 
@@ -6,21 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindtwins.layers import channels_last, resized_cross_entropy
-
-# The label of pixels that count as no class.
-IGNORED = 255
-
-
-class SoftTargetCrossEntropy(nn.Cell):
-    """Mean over the batch of -sum(target * log_softmax(logits)), in float32.
-
-    Targets (N, classes) are probabilities: labels that are smoothed, mixed, or one-hot (then it is
-    the usual cross entropy).
-    """
-
-    def construct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        log_probabilities = ops.log_softmax(ops.cast(logits, ms.float32), -1)
-        return -ops.reduce_sum(targets * log_probabilities) / logits.shape[0]
+from mindtwins.segmentation.dataset import IGNORED
 
 
 class PixelCrossEntropy(nn.Cell):

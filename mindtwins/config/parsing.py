@@ -1,0 +1,194 @@
+"""Reading a configuration: from YAML files and from flags, checked against the options.
+
+Later wins: defaults, the `base:` file, the YAML file, flags. An unknown key or a value of the wrong
+type is an error wherever it stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+
+from mindtwins.cli import Parser, nearest
+from mindtwins.config.options import STARTING_POINT, Config, TrainConfig, show
+from mindtwins.errors import UserError
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) -> AnyConfig:
+    """Read the configuration of a script from its arguments.
+
+    Only train.py takes over `STARTING_POINT`; for the others those options keep their defaults.
+
+    Args:
+        cls: TrainConfig, ValidateConfig or InferConfig.
+        argv: arguments without the program's name.
+        description: first lines of `--help`.
+
+    Raises:
+        UserError: names the file (or the command line), the key and what is wrong.
+    """
+    given = vars(_parser(cls, description).parse_args(argv))
+    path = given.pop("config", None)
+    values = read_yaml(cls, Path(path)) if path else {}
+    for name, value in given.items():
+        values[name] = _convert(cls, name, value, f"command line: --{name}")
+    if not values.get("output_dir"):
+        values["output_dir"] = f"outputs/{Path(path).stem if path else 'run'}"
+    if not issubclass(cls, TrainConfig):
+        values = {name: value for name, value in values.items() if name not in STARTING_POINT}
+    return cls(**values)
+
+
+def read_yaml(cls: type[Config], path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The checked values that a YAML file and the files it is based on state.
+
+    `derived` are the files that are based on this one.
+    """
+    if path.resolve() in derived:
+        raise UserError(f"{path}: is based on itself")
+    if not path.is_file():
+        raise UserError(f"{path}: no such configuration file")
+    try:
+        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if stated is None:  # an empty file
+        stated = {}
+    if not isinstance(stated, dict):
+        raise UserError(f"{path}: must be lines of `key: value`, not a {type(stated).__name__}")
+    base = stated.pop("base", None)
+    values = {}
+    if base:
+        values = read_yaml(cls, path.parent / str(base), (*derived, path.resolve()))
+    for name, value in stated.items():
+        if name not in _options(cls):
+            known = [*_options(cls), "base"]
+            raise UserError(f"{path}: unknown key {nearest(str(name), known)}")
+        values[name] = _convert(cls, name, value, f"{path}: {name}")
+    return values
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The recipe as plain JSON values, as checkpoints store it (flags of one script left out)."""
+    return {name: _plain(getattr(config, name)) for name in _options(Config)}
+
+
+def config_diff(
+    old: Mapping[str, Any], new: Mapping[str, Any]
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
+    """What two recipes (from `as_dict`) state differently, as {key: (old, new)}.
+
+    Returns:
+        The differences that change what is learned, and those that do not.
+    """
+    options = _options(Config)
+    # A recipe of an earlier version lacks the options that came since.
+    old = {name: _plain(item.default) for name, item in options.items()} | dict(old)
+    differing = {
+        name: (old[name], new.get(name)) for name in {**old, **new} if old[name] != new.get(name)
+    }
+    free = {n: v for n, v in differing.items() if n in options and options[n].metadata["free"]}
+    return {n: v for n, v in differing.items() if n not in free}, free
+
+
+def sections(cls: type[Config]) -> list[type]:
+    """The section classes that make up a configuration, in the order of the help."""
+    return [base for base in reversed(cls.__mro__) if base.__name__.endswith("Section")]
+
+
+def _options(cls: type[Config]) -> dict[str, Field]:
+    return {item.name: item for item in fields(cls)}
+
+
+def _parser(cls: type[Config], description: str) -> argparse.ArgumentParser:
+    parser = Parser(
+        description=description,
+        usage="%(prog)s [-h] [-c YAML] [--key value ...]",
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-c", "--config", metavar="YAML", help="recipe, such as configs/*.yaml")
+    types = get_type_hints(cls)
+    for section in sections(cls):
+        group = parser.add_argument_group(section.__doc__)
+        for item in fields(section):
+            bare = True if types[item.name] is bool else item.metadata["bare"]
+            group.add_argument(
+                f"--{item.name}",
+                metavar=_type_name(types[item.name]).upper(),
+                help=_help(item),
+                **({"nargs": "?", "const": bare} if bare is not None else {}),
+            )
+    return parser
+
+
+def _help(item: Field) -> str:
+    choices = item.metadata["choices"]
+    among = f" ({', '.join(choices)})" if choices and choices[0] not in item.metadata["doc"] else ""
+    assert item.default is not MISSING
+    return f"{item.metadata['doc']}{among} [{show(item.default)}]".replace("%", "%%")
+
+
+def _convert(cls: type[Config], name: str, value: Any, where: str) -> Any:
+    """A value from YAML or the command line as the option's type, checked."""
+    wanted = get_type_hints(cls)[name]
+    meta = _options(cls)[name].metadata
+    try:
+        value = _cast(wanted, value)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{where} must be {_type_name(wanted)}, not {value!r}") from None
+    allowed = (*meta["choices"], _options(cls)[name].default)
+    for item in value if isinstance(value, tuple) else (value,):
+        if meta["choices"] and item not in allowed:
+            raise UserError(f"{where} must be one of {', '.join(meta['choices'])}, not {item!r}")
+    for bound, holds, words in (
+        ("at_least", lambda limit: value >= limit, "at least"),
+        ("at_most", lambda limit: value <= limit, "at most"),
+        ("above", lambda limit: value > limit, "above"),
+    ):
+        if meta[bound] is not None and not holds(meta[bound]):
+            raise UserError(f"{where} must be {words} {meta[bound]:g}, not {value}")
+    return value
+
+
+def _cast(wanted: Any, value: Any) -> Any:
+    if get_origin(wanted) is tuple:
+        items = [word for word in value.split(",") if word] if isinstance(value, str) else value
+        return tuple(_cast(get_args(wanted)[0], item) for item in items)
+    if wanted is bool:
+        if isinstance(value, str):
+            value = {"true": True, "false": False}.get(value.lower(), value)
+        if not isinstance(value, bool):
+            raise ValueError(value)
+        return value
+    if isinstance(value, bool):  # a bool is an int to Python, but not to a recipe
+        raise ValueError(value)
+    if wanted is str:
+        if not isinstance(value, str):
+            raise ValueError(value)
+        return value
+    if wanted is int and isinstance(value, float):  # 0.5 would become 0
+        raise ValueError(value)
+    if not isinstance(value, int | float | str):
+        raise ValueError(value)
+    number = wanted(value)  # YAML 1.1 reads 1e-3 as text: numbers may arrive as text
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(value)
+    return number
+
+
+def _type_name(wanted: Any) -> str:
+    if get_origin(wanted) is tuple:
+        return "words" if get_args(wanted)[0] is str else "numbers"
+    return {int: "integer", float: "number", str: "text", bool: "true|false"}[wanted]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
