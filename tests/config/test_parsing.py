@@ -14,14 +14,14 @@ from mindtwins.config import (
     as_dict,
     config_diff,
     parse_config,
-    sections,
 )
+from mindtwins.config.parsing import sections
 from mindtwins.errors import UserError
 from mindtwins.models.variants import resolve_name
 from mindtwins.segmentation.variants import resolve_segmentor
 from mindtwins.training.schedule import peak_learning_rate
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def parse(*argv: str) -> TrainConfig:

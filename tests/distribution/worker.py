@@ -8,10 +8,10 @@ import signal
 import sys
 import time
 
-from mindtwins.distribution import launch, link
+from mindtwins.distribution import connection, launch
 from mindtwins.errors import UserError
 
-link.NOTICE_SECONDS = 1.0
+connection.NOTICE_SECONDS = 1.0
 
 
 def main(argv):
