@@ -120,13 +120,13 @@ def _import_verify() -> ModuleType:
 def _summary(source: Source, conversion: Conversion) -> str:
     """What was read, recognized, used, ignored, widened and filled, a line each."""
     account, metadata = conversion.account, conversion.metadata
-    place = f" under {source.container!r}" if source.container else ""
+    container = f" under {source.container!r}" if source.container else ""
     prefix = f", each name without {source.prefix!r}" if source.prefix else ""
     count = sum(
         array.size for name, array in conversion.tensors.items() if ".bn.moving_" not in name
     )
     lines = [
-        f"read {source.path}: {len(source.tensors)} tensors{place}{prefix}",
+        f"read {source.path}: {len(source.tensors)} tensors{container}{prefix}",
         f"recognized {metadata['variant']}, {metadata['num_classes']} classes:"
         f" {count:,} parameters, {len(account.used)} tensors used",
         f"names of the {metadata['source']['layout']} code, which computes with"

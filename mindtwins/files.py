@@ -64,12 +64,12 @@ def check_outputs(
         if not path:
             continue
         check_writable(path)
-        place = Path(path).resolve()
-        if place in taken:
+        resolved = Path(path).resolve()
+        if resolved in taken:
             raise UserError(
                 f"{path} is read or written by this command already: choose another {flag}"
             )
-        taken.add(place)
+        taken.add(resolved)
 
 
 @contextlib.contextmanager

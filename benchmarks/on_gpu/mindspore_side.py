@@ -34,7 +34,7 @@ from benchmarks.on_gpu.timing import exclusive, median_seconds
 from benchmarks.on_gpu.workers import emit, serve
 from mindtwins.classification.loss import SoftTargetCrossEntropy
 from mindtwins.execution import set_precision, use_device
-from mindtwins.models.twins import StagesAndLogits
+from mindtwins.models.twins import ClassifierOutputs
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
 from mindtwins.training.optimizer import AdamW
@@ -93,7 +93,7 @@ def parity(
         for level in levels:
             model = mindtwins.create_model(name)
             _set_weights(model, state)
-            outputs = StagesAndLogits(set_precision(model, level))
+            outputs = ClassifierOutputs(set_precision(model, level))
             for weights in WEIGHTS if level == "O0" and not tf32 else WEIGHTS[:1]:
                 expected = _when_there(expected_file(folder, name, weights))
                 if weights == "amplified":

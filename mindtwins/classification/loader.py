@@ -12,7 +12,7 @@ from mindtwins.classification.transforms import EvaluationTransform, TrainingTra
 from mindtwins.data.decode import read_rgb
 from mindtwins.data.image_folder import ImageFolder
 from mindtwins.data.loader import TrainingLoader
-from mindtwins.data.pipeline import Run, load_places, load_rows, report, worker_count
+from mindtwins.data.pipeline import BatchPipeline, load_rows, load_slots, report, worker_count
 from mindtwins.data.randomness import sample_generator
 from mindtwins.data.sampler import EvaluationSampler, TrainingSampler
 from mindtwins.errors import UserError
@@ -25,7 +25,7 @@ class EvaluationBatch:
     Attributes:
         images: float32 (b, 3, image_size, image_size); zeros where not valid.
         labels: int32 (b,); 0 where not valid.
-        index: int64 (b,), each image's place in the data set's `paths`; -1 where there is none.
+        index: int64 (b,), each image's index in the data set's `paths`; -1 where there is none.
         valid: bool (b,): which rows count.
     """
 
@@ -46,12 +46,12 @@ class EvaluationLoader:
     """
 
     def __init__(
-        self, dataset: ImageFolder, num_batches: int, run: Run, skip_bad_images: bool
+        self, dataset: ImageFolder, num_batches: int, pipeline: BatchPipeline, skip_bad_images: bool
     ) -> None:
         self.dataset = dataset
         self.skipped = 0
         self._num_batches = num_batches
-        self._run = run
+        self._pipeline = pipeline
         self._skip_bad_images = skip_bad_images
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class EvaluationLoader:
             UserError: an image cannot be read (unless `skip_bad_images`).
         """
         self.skipped = 0
-        for row in self._run((batch,) for batch in range(len(self))):
+        for row in self._pipeline((batch,) for batch in range(len(self))):
             del row["request"]
             self.skipped += report(
                 self.dataset.paths, row["index"], row.pop("problems"), self._skip_bad_images
@@ -115,9 +115,9 @@ def build_training_loader(
             f"{mixing.num_classes}: set it to {dataset.num_classes}"
         )
     sampler = TrainingSampler(len(dataset), batch_size, seed, rank, world, accumulation)
-    task = _TrainingTask(dataset, transform, mixing, sampler, skip_bad_images)
-    run = Run(task, worker_count(num_parallel_workers), python_multiprocessing)
-    return TrainingLoader(dataset, sampler, run, skip_bad_images)
+    batches = _TrainingBatches(dataset, transform, mixing, sampler, skip_bad_images)
+    pipeline = BatchPipeline(batches, worker_count(num_parallel_workers), python_multiprocessing)
+    return TrainingLoader(dataset, sampler, pipeline, skip_bad_images)
 
 
 def build_evaluation_loader(
@@ -145,13 +145,13 @@ def build_evaluation_loader(
             ending the run.
     """
     sampler = EvaluationSampler(len(dataset), batch_size, rank, world)
-    task = _EvaluationTask(dataset, transform, sampler)
-    run = Run(task, worker_count(num_parallel_workers), python_multiprocessing)
-    return EvaluationLoader(dataset, len(sampler), run, skip_bad_images)
+    batches = _EvaluationBatches(dataset, transform, sampler)
+    pipeline = BatchPipeline(batches, worker_count(num_parallel_workers), python_multiprocessing)
+    return EvaluationLoader(dataset, len(sampler), pipeline, skip_bad_images)
 
 
 @dataclass(frozen=True)
-class _TrainingTask:
+class _TrainingBatches:
     """(step, micro) to the arrays of a training batch."""
 
     columns = ("images", "targets", "labels", "index", "problems")
@@ -164,16 +164,16 @@ class _TrainingTask:
 
     def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
         step, micro = (int(number) for number in request)
-        epoch, places = self.sampler.places(step, micro)
+        epoch, slots = self.sampler.slots(step, micro)
         size = self.transform.image_size
-        images = np.zeros((len(places), 3, size, size), dtype=np.float32)
+        images = np.zeros((len(slots), 3, size, size), dtype=np.float32)
 
         def load(row: int, index: int) -> None:
             rng = sample_generator(self.sampler.seed, epoch, index)
             self.transform(read_rgb(self.dataset.paths[index]), rng, out=images[row])
 
         order = self.sampler.order(epoch)
-        index, problems = load_places(order, places, load, self.skip_bad_images)
+        index, problems = load_slots(order, slots, load, self.skip_bad_images)
         labels = self.dataset.labels[index]
         targets = self.mixing(
             images,
@@ -187,7 +187,7 @@ class _TrainingTask:
 
 
 @dataclass(frozen=True)
-class _EvaluationTask:
+class _EvaluationBatches:
     """(batch,) to the arrays of an evaluation batch."""
 
     columns = ("images", "labels", "index", "valid", "problems")

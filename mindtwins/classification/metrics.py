@@ -43,12 +43,12 @@ class ImageScores:
     """Place of the label and cross entropy of every image of a set, added batch by batch.
 
     Attributes:
-        place: int64 (images,): how many classes come before the label; -1 for images not seen.
+        label_rank: int64 (images,): how many classes come before the label; -1 for images not seen.
         loss: float64 (images,).
     """
 
     def __init__(self, images: int) -> None:
-        self.place = np.full(images, -1)
+        self.label_rank = np.full(images, -1)
         self.loss = np.zeros(images)
 
     def add(self, index: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
@@ -61,20 +61,20 @@ class ImageScores:
         before = np.arange(logits.shape[1]) < labels[:, None]
         # Written so that a NaN counts as before the label: it is never right.
         ahead = ~((logits < of_label) | ((logits == of_label) & ~before))
-        self.place[index] = ahead.sum(1)
+        self.label_rank[index] = ahead.sum(1)
         highest = logits.max(1)
         normalizer = highest + np.log(np.exp(logits - highest[:, None]).sum(1))
         self.loss[index] = normalizer - of_label[:, 0]
 
     def to_bytes(self) -> bytes:
         """The images seen so far, for `add_bytes` of another process."""
-        seen = np.flatnonzero(self.place >= 0)
-        return b"".join(a.tobytes() for a in (seen, self.place[seen], self.loss[seen]))
+        seen = np.flatnonzero(self.label_rank >= 0)
+        return b"".join(a.tobytes() for a in (seen, self.label_rank[seen], self.loss[seen]))
 
     def add_bytes(self, data: bytes) -> None:
         """Take in what another process has seen."""
-        index, place, loss = np.split(np.frombuffer(data, np.int64), 3)
-        self.place[index] = place
+        index, label_rank, loss = np.split(np.frombuffer(data, np.int64), 3)
+        self.label_rank[index] = label_rank
         self.loss[index] = loss.view(np.float64)
 
     def metrics(self) -> Metrics:
@@ -83,9 +83,9 @@ class ImageScores:
         Raises:
             UserError: there are none.
         """
-        seen = self.place >= 0
+        seen = self.label_rank >= 0
         images = int(seen.sum())
         if not images:
             raise UserError("no image was evaluated: none of them could be read")
-        top1, top5 = (100 * int((self.place[seen] < k).sum()) / images for k in (1, 5))
+        top1, top5 = (100 * int((self.label_rank[seen] < k).sum()) / images for k in (1, 5))
         return Metrics(top1, top5, math.fsum(self.loss[seen]) / images, images)

@@ -80,8 +80,8 @@ class TrainingTransform:
         std: per-channel standard deviation.
         scale: range of the crop's area, relative to the picture's.
         ratio: range of the crop's width over its height.
-        horizontal_flip: probability of a flip.
-        rand_augment: a policy such as `rand-m9-mstd0.5-inc1`; empty for none.
+        hflip: probability of a flip.
+        auto_augment: a policy such as `rand-m9-mstd0.5-inc1`; empty for none.
         color_jitter: strength of the color jitter; as in timm it is ignored with RandAugment.
         erasing: random erasing after normalization; None for none.
         interpolation: "bicubic", "bilinear" or "random".
@@ -98,8 +98,8 @@ class TrainingTransform:
         *,
         scale: tuple[float, float] = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        horizontal_flip: float = 0.5,
-        rand_augment: str = "rand-m9-mstd0.5-inc1",
+        hflip: float = 0.5,
+        auto_augment: str = "rand-m9-mstd0.5-inc1",
         color_jitter: float = 0.4,
         erasing: RandomErasing | None = None,
         interpolation: str = "bicubic",
@@ -111,14 +111,14 @@ class TrainingTransform:
         self.image_size = image_size
         self.scale = scale
         self.ratio = ratio
-        self.horizontal_flip = horizontal_flip
+        self.hflip = hflip
         self.erasing = erasing
         self.interpolations = INTERPOLATIONS[interpolation]
         self.normalize = Normalize(mean, std)
         self.change_colors: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None
-        if rand_augment:
+        if auto_augment:
             fill = tuple(min(255, round(255 * value)) for value in mean)
-            self.change_colors = parse_rand_augment(rand_augment, self.interpolations, fill)
+            self.change_colors = parse_rand_augment(auto_augment, self.interpolations, fill)
         elif color_jitter > 0:
             self.change_colors = partial(jitter_colors, strength=color_jitter)
 
@@ -132,7 +132,7 @@ class TrainingTransform:
         image = Image.fromarray(
             np.ascontiguousarray(resize_part(image.crop(box), size, (0, 0, *size), interpolation))
         )
-        if rng.random() < self.horizontal_flip:
+        if rng.random() < self.hflip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.change_colors is not None:
             image = self.change_colors(image, rng)

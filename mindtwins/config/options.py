@@ -20,13 +20,13 @@ def option(
     at_least: float | None = None,
     at_most: float | None = None,
     above: float | None = None,
-    free: bool = False,
+    resume_safe: bool = False,
     bare: Any = None,
 ) -> Any:
     """A field of a section.
 
     Args:
-        free: the option does not change what is learned, so a resumed run may change it.
+        resume_safe: the option does not change what is learned, so a resumed run may change it.
         bare: the value of the flag when it is given without one (`--resume`).
     """
     return field(
@@ -37,7 +37,7 @@ def option(
             "at_least": at_least,
             "at_most": at_most,
             "above": above,
-            "free": free,
+            "resume_safe": resume_safe,
             "bare": bare,
         },
     )
@@ -68,18 +68,18 @@ class ModelSection:
         224, "height and width of the input in pixels (segmentation: while training)", at_least=32
     )
     ckpt_path: str = option(
-        "", "checkpoint to start from (train.py) or to evaluate (validate.py)", free=True
+        "", "checkpoint to start from (train.py) or to evaluate (validate.py)", resume_safe=True
     )
     drop_head: bool = option(
         False,
         "train.py: start with fresh classifiers: do not load the last layers of ckpt_path",
-        free=True,
+        resume_safe=True,
     )
     pretrained_backbone: str = option(
         "",
         "train.py, segmentation: classification checkpoint whose backbone to start from (not with "
         "ckpt_path)",
-        free=True,
+        resume_safe=True,
     )
     drop_path_rate: float = option(
         0.0, "stochastic depth of the last block, growing linearly from 0", at_least=0, at_most=0.99
@@ -113,10 +113,10 @@ class DataSection:
         "",
         "folder with the splits, or (validate.py) the ImageFolder itself; segmentation: the folder "
         "with images/ and annotations/",
-        free=True,
+        resume_safe=True,
     )
     class_names: str = option(
-        "", "text file with a class name per line (infer.py; dataset: pairs)", free=True
+        "", "text file with a class name per line (infer.py; dataset: pairs)", resume_safe=True
     )
     ignore_label_zero: bool = option(
         False, "dataset pairs: label 0 is ignored, and class k has label k + 1"
@@ -133,10 +133,13 @@ class DataSection:
         (0.229, 0.224, 0.225), "standard deviation per channel, pixels in [0, 1]"
     )
     num_parallel_workers: int = option(
-        8, "workers that decode and augment (capped at the machine's cores)", at_least=1, free=True
+        8,
+        "workers that decode and augment (capped at the machine's cores)",
+        at_least=1,
+        resume_safe=True,
     )
     python_multiprocessing: bool = option(
-        False, "decode and augment in processes instead of threads", free=True
+        False, "decode and augment in processes instead of threads", resume_safe=True
     )
     skip_bad_images: bool = option(
         False, "log and count unreadable images instead of stopping at the first"
@@ -227,10 +230,10 @@ class OptimizationSection:
     """optimization (AdamW)"""
 
     batch_size: int = option(
-        128, "images per rank and micro-batch", at_least=1, free=True
-    )  # free: what must not change is the global batch (segmentation: that of a pass, too)
+        128, "images per rank and micro-batch", at_least=1, resume_safe=True
+    )  # resume_safe: what must not change is the global batch (segmentation: that of a pass, too)
     gradient_accumulation_steps: int = option(
-        1, "micro-batches per optimizer step", at_least=1, free=True
+        1, "micro-batches per optimizer step", at_least=1, resume_safe=True
     )
     betas: tuple[float, ...] = option((0.9, 0.999), "decay of the two moments")
     eps: float = option(1e-8, "added to the root of the second moment", above=0)
@@ -293,12 +296,16 @@ class ScheduleSection:
 class RuntimeSection:
     """runtime"""
 
-    device_target: str = option("CPU", "where to run", choices=("CPU", "GPU", "Ascend"), free=True)
+    device_target: str = option(
+        "CPU", "where to run", choices=("CPU", "GPU", "Ascend"), resume_safe=True
+    )
     allow_tf32: bool = option(
         False, "GPU: float32 products and convolutions in TF32, with 10 bits of mantissa"
     )
     distribute: bool = option(
-        True, "use the ranks that mpirun or msrun started (a lone process is one rank)", free=True
+        True,
+        "use the ranks that mpirun or msrun started (a lone process is one rank)",
+        resume_safe=True,
     )
     seed: int = option(
         0,
@@ -311,7 +318,7 @@ class RuntimeSection:
         "images per rank in evaluation; 0: one and a half times batch_size (segmentation: "
         "batch_size)",
         at_least=0,
-        free=True,
+        resume_safe=True,
     )
 
 
@@ -320,19 +327,23 @@ class OutputSection:
     """output"""
 
     output_dir: str = option(
-        "", "folder of log, curve and checkpoints; empty: outputs/<name of the config>", free=True
+        "",
+        "folder of log, curve and checkpoints; empty: outputs/<name of the config>",
+        resume_safe=True,
     )
-    log_interval: int = option(50, "steps between lines of steps.jsonl", at_least=1, free=True)
-    val_interval: int = option(1, "epochs between evaluations", at_least=1, free=True)
-    save_every_epochs: int = option(1, "epochs between checkpoints", at_least=1, free=True)
+    log_interval: int = option(
+        50, "steps between lines of steps.jsonl", at_least=1, resume_safe=True
+    )
+    val_interval: int = option(1, "epochs between evaluations", at_least=1, resume_safe=True)
+    save_every_epochs: int = option(1, "epochs between checkpoints", at_least=1, resume_safe=True)
     save_every_steps: int = option(
-        0, "also save after every so many steps; 0: only at epochs", at_least=0, free=True
+        0, "also save after every so many steps; 0: only at epochs", at_least=0, resume_safe=True
     )
     keep_checkpoint_max: int = option(
-        3, "newest checkpoints that are kept, beside the best", at_least=1, free=True
+        3, "newest checkpoints that are kept, beside the best", at_least=1, resume_safe=True
     )
     tensorboard: bool = option(
-        False, "also write the log for TensorBoard, to output_dir/tensorboard", free=True
+        False, "also write the log for TensorBoard, to output_dir/tensorboard", resume_safe=True
     )
 
 
@@ -343,39 +354,43 @@ class TrainSection:
     resume: str = option(
         "",
         "continue from a checkpoint; without a value: from the newest one in output_dir",
-        free=True,
+        resume_safe=True,
         bare="auto",
     )
-    overwrite: bool = option(False, "start over in an output_dir that holds a run", free=True)
+    overwrite: bool = option(
+        False, "start over in an output_dir that holds a run", resume_safe=True
+    )
     max_steps: int = option(
         0,
         "stop (and save) after this many steps of the whole run; 0: at the end",
         at_least=0,
-        free=True,
+        resume_safe=True,
     )
     dry_run: bool = option(
-        False, "build everything, run two steps, report time and memory, write nothing", free=True
+        False,
+        "build everything, run two steps, report time and memory, write nothing",
+        resume_safe=True,
     )
-    summary: bool = option(False, "print the model's summary and exit", free=True)
+    summary: bool = option(False, "print the model's summary and exit", resume_safe=True)
 
 
 @dataclass(frozen=True)
 class ValidateSection:
     """validate.py only"""
 
-    output_json: str = option("", "also write the result to this file", free=True)
-    summary: bool = option(False, "print the model's summary and exit", free=True)
+    output_json: str = option("", "also write the result to this file", resume_safe=True)
+    summary: bool = option(False, "print the model's summary and exit", resume_safe=True)
 
 
 @dataclass(frozen=True)
 class InferSection:
     """infer.py only"""
 
-    images: str = option("", "an image, or a folder of images", free=True)
-    top_k: int = option(5, "how many classes to show for each image", at_least=1, free=True)
-    output_json: str = option("", "also write the result to this file", free=True)
+    images: str = option("", "an image, or a folder of images", resume_safe=True)
+    top_k: int = option(5, "how many classes to show for each image", at_least=1, resume_safe=True)
+    output_json: str = option("", "also write the result to this file", resume_safe=True)
     output_png: str = option(
-        "", "draw the images with their classes (segmentation: see output_dir)", free=True
+        "", "draw the images with their classes (segmentation: see output_dir)", resume_safe=True
     )
 
 

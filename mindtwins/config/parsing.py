@@ -94,7 +94,9 @@ def config_diff(
     differing = {
         name: (old[name], new.get(name)) for name in {**old, **new} if old[name] != new.get(name)
     }
-    free = {n: v for n, v in differing.items() if n in options and options[n].metadata["free"]}
+    free = {
+        n: v for n, v in differing.items() if n in options and options[n].metadata["resume_safe"]
+    }
     return {n: v for n, v in differing.items() if n not in free}, free
 
 

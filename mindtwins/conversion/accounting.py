@@ -36,7 +36,7 @@ class Account:
     filled: dict[str, str] = field(default_factory=dict)
 
 
-def settle(
+def match_parameters(
     tensors: Mapping[str, np.ndarray],
     names: Mapping[str, tuple[str, ...]],
     shapes: Mapping[str, tuple[int, ...]],

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mindtwins.checkpoint import Checkpoint
-from mindtwins.conversion.accounting import Account, AccountError, settle
-from mindtwins.conversion.kinds import KINDS, Kind, task_of
+from mindtwins.conversion.accounting import Account, AccountError, match_parameters
+from mindtwins.conversion.kinds import KINDS, ModelKind, task_of
 from mindtwins.conversion.layouts import PROJECTS, Layout, find_layout, recognize_layout
 from mindtwins.conversion.readers import Source
 from mindtwins.errors import UserError
@@ -53,7 +53,7 @@ def from_torch(
             ignored[theirs] = reason
             del names[theirs]
 
-    classes = _settle_classes(source, layout, names, num_classes, drop_head)
+    classes = _resolve_num_classes(source, layout, names, num_classes, drop_head)
     if drop_head:
         dropped = [theirs for theirs, parts in names.items() if set(parts) & set(kind.head)]
         ignored |= dict.fromkeys(dropped, "the head was dropped on request")
@@ -119,7 +119,7 @@ class _Fit:
 
 
 def _fit(
-    kind: Kind,
+    kind: ModelKind,
     path: Path,
     tensors: Mapping[str, np.ndarray],
     names: Mapping[str, tuple[str, ...]],
@@ -127,7 +127,7 @@ def _fit(
     num_classes: int,
     without_head: bool,
 ) -> _Fit:
-    """Recognize the variant and settle the account with it."""
+    """Recognize the variant and match_parameters the account with it."""
     # Of parameters that share a tensor only the names are known; no shape that is asked for here
     # is one of theirs.
     seen = {ours: tensors[theirs].shape for theirs, parts in names.items() for ours in parts}
@@ -148,7 +148,7 @@ def _fit(
     shapes = dict(kind.shapes(variant, num_classes, in_channels, seen))
     unfilled = {name: shapes.pop(name) for name in kind.head if without_head and name in shapes}
     try:
-        filled, account = settle(tensors, names, shapes)
+        filled, account = match_parameters(tensors, names, shapes)
     except AccountError as error:
         others = "" if recognized.exact else f" or any other model ({recognized.seen})"
         raise UserError(f"{path} does not fit {variant}{others}: it {error}") from error
@@ -156,7 +156,7 @@ def _fit(
     return _Fit(metadata, filled, account, unfilled)
 
 
-def _settle_classes(
+def _resolve_num_classes(
     source: Source,
     layout: Layout,
     names: Mapping[str, tuple[str, ...]],
@@ -185,7 +185,7 @@ def _settle_classes(
 
 
 def _count_classes(
-    kind: Kind, tensors: Mapping[str, np.ndarray], names: Mapping[str, tuple[str, ...]]
+    kind: ModelKind, tensors: Mapping[str, np.ndarray], names: Mapping[str, tuple[str, ...]]
 ) -> int:
     """Width of the head among these tensors, 0 if there is none."""
     widths = (

@@ -11,9 +11,9 @@ from mindtwins.segmentation.variants import (
     Widths,
     default_widths,
     resolve_segmentor,
+    resolve_widths,
     segmentor_metadata,
     segmentor_shapes,
-    settle_widths,
 )
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -21,7 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 _BACKBONE = "backbone."
 
 
-class Kind(Protocol):
+class ModelKind(Protocol):
     """One kind of model. Names are ours; `seen` are the shapes that a source has for them.
 
     Attributes:
@@ -49,8 +49,8 @@ class Kind(Protocol):
         """What a checkpoint states of the model."""
 
 
-class Classifier:
-    """See `Kind`."""
+class ClassifierKind:
+    """See `ModelKind`."""
 
     head = ("head.weight", "head.bias")
     stem = "patch_embeds.0.proj.weight"
@@ -70,8 +70,8 @@ class Classifier:
         return {"variant": name, "num_classes": num_classes, "in_channels": in_channels}
 
 
-class Segmentor:
-    """See `Kind`. The widths of the heads are read off the tensors."""
+class SegmentorKind:
+    """See `ModelKind`. The widths of the heads are read off the tensors."""
 
     head = tuple(
         f"{head}.conv_seg.{parameter}"
@@ -115,10 +115,10 @@ class Segmentor:
         if published.auxiliary_channels:
             auxiliary = seen.get("auxiliary_head.convs.0.conv.weight", auxiliary)[:1]
         # A misshapen tensor has no first axis; that it does not fit is said elsewhere.
-        return settle_widths(name, *channels or (None,), *auxiliary or (None,))
+        return resolve_widths(name, *channels or (None,), *auxiliary or (None,))
 
 
-KINDS: dict[str, Kind] = {"classification": Classifier(), "segmentation": Segmentor()}
+KINDS: dict[str, ModelKind] = {"classification": ClassifierKind(), "segmentation": SegmentorKind()}
 
 
 def task_of(names: Mapping[str, object]) -> str:

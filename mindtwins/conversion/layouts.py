@@ -66,9 +66,9 @@ class Layout:
         """Their name for the tensor that holds ours, among all of ours; None if there is none."""
         for pattern, rule in self._backwards:
             if match := pattern.fullmatch(name):
-                place = match.groupdict()
-                if not rule.beside or rule.beside.format(**place) in names:
-                    return rule.theirs.format(**place)
+                indices = match.groupdict()
+                if not rule.beside or rule.beside.format(**indices) in names:
+                    return rule.theirs.format(**indices)
         return None
 
     def reason_to_ignore(self, name: str) -> str | None:

@@ -103,10 +103,10 @@ def _unwrap(content: object) -> tuple[str | None, dict[str, object], dict[str, s
     if not state:
         raise FormatError("it holds no tensors")
     ignored = {
-        place: f"not in {container!r}, whose weights are used"
+        path: f"not in {container!r}, whose weights are used"
         for name, value in content.items()
         if found and name != container
-        for place in _tensors_under(name, value)
+        for path in _tensors_under(name, value)
     }
     return container, state, ignored
 
@@ -116,16 +116,16 @@ def _require_mapping(value: object, what: str) -> None:
         raise FormatError(f"{what} holds no state dict (names to tensors)")
 
 
-def _tensors_under(place: str, value: object) -> Iterator[str]:
-    """Dotted places of all tensors in nested dictionaries and lists."""
+def _tensors_under(path: str, value: object) -> Iterator[str]:
+    """Dotted paths of all tensors in nested dictionaries and lists."""
     if _is_array(value):
-        yield place
+        yield path
     elif isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _tensors_under(f"{place}.{name}", inner)
+            yield from _tensors_under(f"{path}.{name}", inner)
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            yield from _tensors_under(f"{place}.{index}", inner)
+            yield from _tensors_under(f"{path}.{index}", inner)
 
 
 def _is_array(value: object) -> bool:

@@ -27,7 +27,7 @@ from mindtwins.classification.transforms import EvaluationTransform
 from mindtwins.conversion.accounting import widen
 from mindtwins.conversion.readers import Source
 from mindtwins.models import create_model
-from mindtwins.models.twins import StagesAndLogits as ClassifierStages
+from mindtwins.models.twins import ClassifierOutputs
 from mindtwins.reference import create_reference
 from mindtwins.reference.segmentors import (
     create_backbone_reference,
@@ -35,7 +35,7 @@ from mindtwins.reference.segmentors import (
     rename_sssegmentation,
 )
 from mindtwins.reference.weights import amplify
-from mindtwins.segmentation.segmentor import StagesAndLogits as SegmentorStages
+from mindtwins.segmentation.segmentor import SegmentorOutputs
 from mindtwins.segmentation.variants import create_segmentor
 
 # Height and width of the photographs. A segmentor's fill no whole patches and windows: on both axes
@@ -133,7 +133,7 @@ def _classifiers(
     else:
         reference = create_reference(name, classes, channels)
     reference.load_state_dict(state)
-    return ClassifierStages(create_model(name, classes, channels, ckpt_path)), reference
+    return ClassifierOutputs(create_model(name, classes, channels, ckpt_path)), reference
 
 
 def _segmentors(
@@ -159,7 +159,7 @@ def _segmentors(
         if parameter.name in new:
             parameter.set_data(Tensor(new[parameter.name].numpy()))
     reference.load_state_dict(state | new)
-    return SegmentorStages(segmentor), reference
+    return SegmentorOutputs(segmentor), reference
 
 
 def compare(

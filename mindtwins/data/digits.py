@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mindtwins.data.generated import write_whole_folder
+from mindtwins.data.generated import write_generated_folder
 
 SIZE = 32
 VAL_EVERY = 5
@@ -34,7 +34,7 @@ def write_digits(folder: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: the folder exists with other content, or cannot be written.
     """
-    return write_whole_folder(
+    return write_generated_folder(
         folder, _write_images, files="*/*/*.png", count=NUM_IMAGES, name="digits"
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from mindtwins.errors import UserError
 
 
-def write_whole_folder(
+def write_generated_folder(
     folder: str | os.PathLike[str],
     write: Callable[[Path], None],
     *,

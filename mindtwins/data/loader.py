@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mindtwins.data.pipeline import Run, report
+from mindtwins.data.pipeline import BatchPipeline, report
 from mindtwins.data.sampler import TrainingSampler
 from mindtwins.errors import UserError
 
@@ -31,7 +31,7 @@ class TrainingBatch:
         targets: what the loss compares with. Classification: float32 (b, num_classes), the soft
             targets with smoothing and mixing applied. Segmentation: int32 (b, image_size,
             image_size), each pixel's class, or 255 where there is none.
-        index: int64 (b,), each image's place in the data set's `paths`.
+        index: int64 (b,), each image's index in the data set's `paths`.
         positions: int64 (b,), each image's position in the global batch.
         epoch: counted from 0.
         step: the optimizer step, counted from 0 over the whole run.
@@ -59,12 +59,16 @@ class TrainingLoader:
     """
 
     def __init__(
-        self, dataset: ImageFiles, sampler: TrainingSampler, run: Run, skip_bad_images: bool
+        self,
+        dataset: ImageFiles,
+        sampler: TrainingSampler,
+        pipeline: BatchPipeline,
+        skip_bad_images: bool,
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
         self.skipped = 0
-        self._run = run
+        self._pipeline = pipeline
         self._skip_bad_images = skip_bad_images
 
     @property
@@ -81,10 +85,10 @@ class TrainingLoader:
         Raises:
             UserError: an image cannot be read (with `skip_bad_images`: not one can be).
         """
-        for row in self._run(self.sampler.micro_batches(start_step, stop_step)):
+        for row in self._pipeline(self.sampler.micro_batches(start_step, stop_step)):
             step, micro = (int(number) for number in row.pop("request"))
-            epoch, places = self.sampler.places(step, micro)
-            wanted = self.sampler.order(epoch)[places]
+            epoch, slots = self.sampler.slots(step, micro)
+            wanted = self.sampler.order(epoch)[slots]
             self.skipped += report(
                 self.dataset.paths, wanted, row.pop("problems"), self._skip_bad_images
             )

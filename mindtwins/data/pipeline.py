@@ -1,10 +1,10 @@
 """What all loaders have in common: batches computed ahead on top of `mindspore.dataset`.
 
 One row of the MindSpore pipeline is a whole batch: its source only counts, and a mapped Python
-callable, the *task*, reads, transforms and stacks the images of one batch. The image work is PIL's
-and NumPy's, because MindSpore's own operators differ from it and can crash on damaged files; PIL
-and NumPy release the interpreter lock, so the workers are threads unless processes are asked for,
-which take about a second to start and stop.
+callable, the *batch function*, reads, transforms and stacks the images of one batch. The image work
+is PIL's and NumPy's, because MindSpore's own operators differ from it and can crash on damaged
+files; PIL and NumPy release the interpreter lock, so the workers are threads unless processes are
+asked for, which take about a second to start and stop.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ PREFETCHED_BATCHES = 1
 
 # Nothing is raised in a worker: MindSpore would bury the message in a log of its own. What is wrong
 # with damaged files travels as text in the row, one string per image, empty where nothing is; a
-# task's UserError travels in the place of its arrays.
+# batch function's UserError travels in the place of its arrays.
 
 
-class Task(Protocol):
+class BatchFunction(Protocol):
     """Turns a request, an int64 vector, into the arrays of a batch, one per column."""
 
     columns: tuple[str, ...]
@@ -44,18 +44,18 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
-    """Yields task(request) for every request, in order, computed ahead by workers.
+class BatchPipeline:
+    """Yields load_batch(request) for every request, in order, computed ahead by workers.
 
-    A row is a dictionary: the task's columns and the "request".
+    A row is a dictionary: the function's columns and the "request".
 
     Args:
-        task: what the workers do.
+        load_batch: what the workers do.
         workers: their number; see `worker_count`.
         processes: whether they are processes instead of threads.
     """
 
-    task: Task
+    load_batch: BatchFunction
     workers: int
     processes: bool
 
@@ -63,14 +63,14 @@ class Run:
         """Yield the rows.
 
         Raises:
-            UserError: of the task.
+            UserError: of the batch function.
         """
-        columns = ("request", *self.task.columns, "mistake")
+        columns = ("request", *self.load_batch.columns, "mistake")
         with _prefetching(PREFETCHED_BATCHES):
             pipeline = ds.GeneratorDataset(
                 _Requests(requests), ["request"], shuffle=False, python_multiprocessing=False
             ).map(
-                _Guarded(self.task),
+                _Guarded(self.load_batch),
                 input_columns=["request"],
                 output_columns=list(columns),
                 num_parallel_workers=self.workers,
@@ -90,15 +90,15 @@ class Run:
 
 @dataclass(frozen=True)
 class _Guarded:
-    """A task with the request before and its UserError, if any, after the arrays."""
+    """A batch function with the request before and its UserError, if any, after the arrays."""
 
-    task: Task
+    load_batch: BatchFunction
 
     def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
         try:
-            return request, *self.task(request), np.array([""])
+            return request, *self.load_batch(request), np.array([""])
         except UserError as error:
-            nothing = [np.zeros(1)] * len(self.task.columns)
+            nothing = [np.zeros(1)] * len(self.load_batch.columns)
             return request, *nothing, np.array([str(error)])
 
 
@@ -141,14 +141,14 @@ def worker_count(requested: int) -> int:
 Load = Callable[[int, int], None]
 
 
-def load_places(
-    order: np.ndarray, places: np.ndarray, load: Load, skip_bad_images: bool
+def load_slots(
+    order: np.ndarray, slots: np.ndarray, load: Load, skip_bad_images: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fill the rows of a training batch with the images at `places` of an epoch's order.
+    """Fill the rows of a training batch with the images at `slots` of an epoch's order.
 
     Args:
         order: int64 (number of images,).
-        places: int64 (b,).
+        slots: int64 (b,).
         load: fills a row.
         skip_bad_images: whether the next readable image takes the place of an unreadable one.
 
@@ -156,11 +156,11 @@ def load_places(
         int64 (b,): the images used, -1 where there is none; and str (b,): what was wrong with the
         first one that was tried.
     """
-    used = np.full(len(places), -1, dtype=np.int64)
-    problems = [""] * len(places)
-    for row, place in enumerate(places):
+    used = np.full(len(slots), -1, dtype=np.int64)
+    problems = [""] * len(slots)
+    for row, slot in enumerate(slots):
         for ahead in range(len(order) if skip_bad_images else 1):
-            index = int(order[(place + ahead) % len(order)])
+            index = int(order[(slot + ahead) % len(order)])
             try:
                 load(row, index)
             except UnreadableImage as error:

@@ -105,8 +105,8 @@ class TrainingSampler:
         shard = micro * self.world + self.rank
         return batch_positions(self.batch_size, shard, self.world * self.accumulation)
 
-    def places(self, step: int, micro: int) -> tuple[int, np.ndarray]:
-        """Return the epoch and the places in its order that a micro-batch consists of, (b,)."""
+    def slots(self, step: int, micro: int) -> tuple[int, np.ndarray]:
+        """Return the epoch and the slots in its order that a micro-batch consists of, (b,)."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         return epoch, step_in_epoch * self.global_batch + self.positions(micro)
 
@@ -120,7 +120,7 @@ class EvaluationSampler:
     """The evaluation order, in which every image occurs exactly once over all ranks.
 
     All ranks run the same number of batches of the same shape, so that collective operations line
-    up and one compiled graph serves; the places left over are filled with -1.
+    up and one compiled graph serves; the rows left over are filled with -1.
 
     Args:
         num_samples: images in the data set.

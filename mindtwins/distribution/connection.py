@@ -1,4 +1,4 @@
-"""A rank's connection to the keeper of its job."""
+"""A rank's connection to the supervisor of its job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from typing import NoReturn
 
 from mindtwins.distribution.messages import Channel, Message, candidate_ports
-from mindtwins.distribution.process_info import Place
+from mindtwins.distribution.process_info import ProcessInfo
 from mindtwins.errors import UserError
 
 CONNECT_SECONDS = 120.0
@@ -33,7 +33,7 @@ class RankLost(UserError):
         self.is_reporter = is_reporter
 
 
-class Link:
+class Connection:
     """Connects a rank to the others, for exchanging bytes and for ending together.
 
     A thread listens. When another rank has failed, the next (or present) `exchange` raises
@@ -41,15 +41,15 @@ class Link:
     reduction, the thread ends the process.
 
     Args:
-        place: this process among those of the job.
+        process: this process among those of the job.
 
     Raises:
-        UserError: no keeper was found.
+        UserError: no supervisor was found.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self._channel, welcome = _connect(place)
+    def __init__(self, process: ProcessInfo) -> None:
+        self.process = process
+        self._channel, welcome = _connect(process)
         self.scheduler: tuple[str, int] | None = welcome.fields["scheduler"]
         self._scheduler_listens = threading.Event()
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
@@ -58,15 +58,15 @@ class Link:
         self._noticed = threading.Event()
         self._closed = threading.Event()
         self._has_failed = self._is_leaving = False
-        threading.Thread(target=self._listen, name="link", daemon=True).start()
+        threading.Thread(target=self._listen, name="connection", daemon=True).start()
 
     @property
     def rank(self) -> int:
-        return self.place.rank
+        return self.process.rank
 
     @property
     def size(self) -> int:
-        return self.place.size
+        return self.process.size
 
     def exchange(self, label: str, payload: bytes = b"") -> list[bytes]:
         """Give every rank this one's bytes and get those of all, in the order of the ranks.
@@ -142,7 +142,7 @@ class Link:
                 self._take(message)
         self._closed.set()
         if not self._is_leaving and self._verdict is None:
-            reason = "the job's keeper is gone: its process or its machine died"
+            reason = "the job's supervisor is gone: its process or its machine died"
             self._take(Message("verdict", {"message": reason, "speaks": True}))
 
     def _take(self, verdict: Message) -> None:
@@ -174,19 +174,19 @@ def end_process(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _connect(place: Place) -> tuple[Channel, Message]:
-    """Find the keeper among the ports on which it may listen."""
+def _connect(process: ProcessInfo) -> tuple[Channel, Message]:
+    """Find the supervisor among the ports on which it may listen."""
     give_up = time.monotonic() + CONNECT_SECONDS
     while True:
-        for port in candidate_ports(place.job):
+        for port in candidate_ports(process.job):
             try:
-                channel = Channel(socket.create_connection((place.host, port), timeout=2))
+                channel = Channel(socket.create_connection((process.host, port), timeout=2))
             except OSError:
                 continue
             channel.send(
                 "hello",
-                job=place.job,
-                rank=place.rank,
+                job=process.job,
+                rank=process.rank,
                 process=os.getpid(),
                 machine=socket.gethostname(),
             )
@@ -197,8 +197,8 @@ def _connect(place: Place) -> tuple[Channel, Message]:
             channel.close()
         if time.monotonic() > give_up:
             raise UserError(
-                f"rank {place.rank} found no rank 0 at {place.host}, ports "
-                f"{candidate_ports(place.job)}: check that rank 0 started and that no firewall is "
-                "between them"
+                f"rank {process.rank} found no rank 0 at {process.host}, ports "
+                f"{candidate_ports(process.job)}: check that rank 0 started and that no firewall "
+                "is between them"
             )
         time.sleep(0.1)

@@ -16,23 +16,23 @@ import traceback
 from collections.abc import Callable
 
 from mindtwins import errors
-from mindtwins.distribution.connection import Link, RankLost, end_process
-from mindtwins.distribution.process_info import Place, find_place
-from mindtwins.distribution.supervisor import Keeper, without_launcher
+from mindtwins.distribution.connection import Connection, RankLost, end_process
+from mindtwins.distribution.process_info import ProcessInfo, find_process_info
+from mindtwins.distribution.supervisor import Supervisor, without_launcher
 from mindtwins.errors import UserError
 
 # MindSpore takes a rank for dead that is busy for longer than its default of 30 s, compiling or
-# evaluating. Here the keeper notices dead ranks, and much sooner.
+# evaluating. Here the supervisor notices dead ranks, and much sooner.
 NODE_SECONDS = 24 * 3600
 # A mistake in the command is every rank's. Rank 0 tells it, and its end is the others' as well.
 AFTER_RANK_0_SECONDS = 3.0
 
-_link: Link | None = None
+_connection: Connection | None = None
 
 
-def current_link() -> Link | None:
+def current_connection() -> Connection | None:
     """The connection to the other ranks; None in a process on its own."""
-    return _link
+    return _connection
 
 
 def begin(distribute: bool, device_target: str) -> int:
@@ -52,34 +52,36 @@ def begin(distribute: bool, device_target: str) -> int:
     Raises:
         UserError: the ranks did not find each other.
     """
-    global _link
-    place = find_place()
-    if place.size == 1 or not distribute:
-        if place.is_scheduler:
+    global _connection
+    process = find_process_info()
+    if process.size == 1 or not distribute:
+        if process.is_scheduler:
             sys.exit(0)
         os.environ.pop("MS_ROLE", None)  # or MindSpore waits for a cluster
         return 0
     os.environ.setdefault("MS_NODE_TIMEOUT", str(NODE_SECONDS))
     # MindSpore warns of a dozen failed connections while the ranks find each other.
     os.environ.setdefault("GLOG_v", "3")
-    if place.is_scheduler:
-        scheduler = (place.host, int(os.environ["MS_SCHED_PORT"]))
-        keeper = Keeper(place.job, place.size, _address(place), scheduler, reports=True)
-        sys.exit(keeper.run())
-    is_bridged = place.launcher == "mpirun" and device_target == "CPU"
-    if place.launcher == "mpirun" and place.rank == 0:
-        _start_keeper(place, with_scheduler=is_bridged)
-    _link = Link(place)
+    if process.is_scheduler:
+        scheduler = (process.host, int(os.environ["MS_SCHED_PORT"]))
+        supervisor = Supervisor(
+            process.job, process.size, _address(process), scheduler, reports=True
+        )
+        sys.exit(supervisor.run())
+    is_bridged = process.launcher == "mpirun" and device_target == "CPU"
+    if process.launcher == "mpirun" and process.rank == 0:
+        _start_supervisor(process, with_scheduler=is_bridged)
+    _connection = Connection(process)
     if is_bridged:
-        host, port = _link.scheduler
+        host, port = _connection.scheduler
         os.environ |= {
             "MS_ROLE": "MS_WORKER",
-            "MS_WORKER_NUM": str(place.size),
-            "MS_NODE_ID": str(place.rank),
+            "MS_WORKER_NUM": str(process.size),
+            "MS_NODE_ID": str(process.rank),
             "MS_SCHED_HOST": host,
             "MS_SCHED_PORT": str(port),
         }
-    return place.rank
+    return process.rank
 
 
 def run_cli(main: Callable[[list[str]], None]) -> None:
@@ -97,12 +99,12 @@ def _run(main: Callable[[list[str]], None], argv: list[str]) -> None:
     except RankLost:
         end_process(1)
     except BaseException as error:
-        if _link is None:
-            if find_place().rank > 0:
+        if _connection is None:
+            if find_process_info().rank > 0:
                 time.sleep(AFTER_RANK_0_SECONDS)
             raise
-        _fail(_link, error)
-    if _link is not None:
+        _fail(_connection, error)
+    if _connection is not None:
         end_process(code)
     sys.exit(code)
 
@@ -120,43 +122,43 @@ def _run_to_end(main: Callable[[list[str]], None], argv: list[str]) -> int:
         code = end.code or 0
         if not isinstance(code, int):
             raise TypeError("a script ends with a number, or with a UserError") from end
-    if _link is not None:
-        _link.leave()
+    if _connection is not None:
+        _connection.leave()
     return code
 
 
-def _fail(link: Link, error: BaseException) -> None:
+def _fail(connection: Connection, error: BaseException) -> None:
     """Tell the other ranks, and the user, what went wrong here; then end."""
     # Else a signal of the launcher's could cut the message off.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if isinstance(error, UserError):
-        message = f"rank {link.rank}: {error}" if link.rank else str(error)
-        speaks = link.fail(f"failed: {error}")
+        message = f"rank {connection.rank}: {error}" if connection.rank else str(error)
+        speaks = connection.fail(f"failed: {error}")
         text = f"error: {message}"
     else:
         # The first line: MindSpore's messages go on with its call stack.
         summary = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
-        speaks = link.fail(f"failed: {summary}")
-        text = f"rank {link.rank}:\n{''.join(traceback.format_exception(error)).rstrip()}"
+        speaks = connection.fail(f"failed: {summary}")
+        text = f"rank {connection.rank}:\n{''.join(traceback.format_exception(error)).rstrip()}"
     if speaks:
         print(text, file=sys.stderr, flush=True)
-    link.linger()
+    connection.linger()
     end_process(1)
 
 
-def _address(place: Place) -> str:
-    return "127.0.0.1" if place.one_machine else ""
+def _address(process: ProcessInfo) -> str:
+    return "127.0.0.1" if process.one_machine else ""
 
 
-def _start_keeper(place: Place, with_scheduler: bool) -> None:
+def _start_supervisor(process: ProcessInfo, with_scheduler: bool) -> None:
     scheduler = []
     if with_scheduler:
-        host = socket.gethostbyname(place.host)  # MindSpore takes numbers only
+        host = socket.gethostbyname(process.host)  # MindSpore takes numbers only
         scheduler = [host, os.environ.get("MS_SCHED_PORT", "0")]
     subprocess.Popen(
         [
             *(sys.executable, "-m", "mindtwins.distribution.supervisor"),
-            *(place.job, str(place.size), _address(place), *scheduler),
+            *(process.job, str(process.size), _address(process), *scheduler),
         ],
         env=without_launcher(os.environ),
         stdin=subprocess.DEVNULL,

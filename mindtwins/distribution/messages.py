@@ -1,4 +1,4 @@
-"""How the ranks and their keeper talk: framed messages over TCP, on a port that both can work out.
+"""How the ranks and their supervisor talk: framed messages over TCP, on a port both can work out.
 
 A message is two lengths (uint32, big endian), a JSON object with its "kind", and raw bytes.
 """
@@ -68,7 +68,7 @@ class Channel:
         return True
 
     def receive(self) -> Message | None:
-        """The next message; None when the other end is gone (or is no keeper or rank)."""
+        """The next message; None when the other end is gone (or is no supervisor or rank)."""
         try:
             header_length, payload_length = _LENGTHS.unpack(self._read(_LENGTHS.size))
             if header_length > _LONGEST_HEADER:
@@ -106,7 +106,7 @@ class Channel:
 
 
 def candidate_ports(job: str) -> list[int]:
-    """The ports that the keeper of a job tries, in order; the ranks look for it on the same ones.
+    """The ports that the supervisor of a job tries, in order; the ranks look for it on them.
 
     Args:
         job: the job's name, the same on every rank and no other job's.

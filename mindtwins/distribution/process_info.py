@@ -10,7 +10,7 @@ from mindtwins.errors import UserError
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessInfo:
     """This process among those of the job.
 
     Attributes:
@@ -18,7 +18,7 @@ class Place:
         size: number of ranks; 1 for a process that was started alone.
         launcher: "mpirun", "msrun", or "" for a process that was started alone.
         job: a name of the job that all its processes agree on, and that no other job has.
-        host: where rank 0 and the keeper are, as the other ranks reach it.
+        host: where rank 0 and the supervisor are, as the other ranks reach it.
         one_machine: whether all ranks run on this machine.
         is_scheduler: this is the process that msrun adds to the ranks, for MindSpore's scheduler.
     """
@@ -32,7 +32,7 @@ class Place:
     is_scheduler: bool = False
 
 
-def find_place(environment: Mapping[str, str] = os.environ) -> Place:
+def find_process_info(environment: Mapping[str, str] = os.environ) -> ProcessInfo:
     """Read from the environment what mpirun or msrun told this process.
 
     Raises:
@@ -40,13 +40,13 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     """
     # msrun first: it may itself have been started by mpirun, once per machine.
     if "MS_ROLE" in environment:
-        return _msrun_place(environment)
+        return _from_msrun(environment)
     if "OMPI_COMM_WORLD_SIZE" in environment:
-        return _mpirun_place(environment)
-    return Place()
+        return _from_mpirun(environment)
+    return ProcessInfo()
 
 
-def _msrun_place(environment: Mapping[str, str]) -> Place:
+def _from_msrun(environment: Mapping[str, str]) -> ProcessInfo:
     size = int(environment.get("MS_WORKER_NUM", 1))
     host = environment.get("MS_SCHED_HOST", "127.0.0.1")
     is_scheduler = environment["MS_ROLE"] == "MS_SCHED"
@@ -55,7 +55,7 @@ def _msrun_place(environment: Mapping[str, str]) -> Place:
         raise UserError(
             "msrun did not number the ranks: with several machines, give each its --node_rank"
         )
-    return Place(
+    return ProcessInfo(
         rank=int(rank or 0),
         size=size,
         launcher="msrun",
@@ -66,7 +66,7 @@ def _msrun_place(environment: Mapping[str, str]) -> Place:
     )
 
 
-def _mpirun_place(environment: Mapping[str, str]) -> Place:
+def _from_mpirun(environment: Mapping[str, str]) -> ProcessInfo:
     size = int(environment["OMPI_COMM_WORLD_SIZE"])
     local_size = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", size))
     host = environment.get("MS_SCHED_HOST", "127.0.0.1")
@@ -77,7 +77,7 @@ def _mpirun_place(environment: Mapping[str, str]) -> Place:
         )
     # Open MPI's name of the job: its host and process number are in it.
     name = environment.get("PMIX_NAMESPACE") or environment.get("OMPI_MCA_ess_base_jobid", "")
-    return Place(
+    return ProcessInfo(
         rank=int(environment["OMPI_COMM_WORLD_RANK"]),
         size=size,
         launcher="mpirun",

@@ -1,8 +1,9 @@
-"""The keeper: one small process per job that every rank is connected to.
+"""The supervisor: one small process per job that every rank is connected to.
 
 It lets the ranks exchange bytes, notices at once when one of them dies, tells the others why, and
 sees to it that none stays behind. It also runs MindSpore's scheduler where there is one. Under
-msrun the keeper is the scheduler process that msrun starts anyway; under mpirun rank 0 starts it.
+msrun the supervisor is the scheduler process that msrun starts anyway; under mpirun rank 0 starts
+it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass
 class _Rank:
-    """What the keeper knows about a rank.
+    """What the supervisor knows about a rank.
 
     Attributes:
         channel: the connection to it.
@@ -75,7 +76,7 @@ class _Rank:
     offer: tuple[str, bytes] | None = None
 
 
-class Keeper:
+class Supervisor:
     """Keeps the ranks of a job together until the last one is gone.
 
     Args:
@@ -83,8 +84,8 @@ class Keeper:
         size: number of ranks.
         address: where to listen: "127.0.0.1", or "" for all of the machine's addresses.
         scheduler: (host, port) of the MindSpore scheduler to run; None for none. Port 0: any.
-        parent: process whose end, before rank 0 has connected, ends the keeper; 0 for none.
-        reports: print failures, for a keeper whose output does not go where the ranks' goes.
+        parent: process whose end, before rank 0 has connected, ends the supervisor; 0 for none.
+        reports: print failures, for a supervisor whose output does not go where the ranks' goes.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Keeper:
         self._scheduler_listens = False
 
     def run(self) -> int:
-        """Do the keeper's work.
+        """Do the supervisor's work.
 
         Returns:
             0 if every rank was done when it left, 1 after a failure.
@@ -316,13 +317,13 @@ def _free_port(host: str) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Run a keeper as rank 0 starts it: JOB SIZE ADDRESS [SCHEDULER_HOST SCHEDULER_PORT]."""
+    """Run a supervisor as rank 0 starts it: JOB SIZE ADDRESS [SCHEDULER_HOST SCHEDULER_PORT]."""
     job, size, address, *scheduler = argv
     where = (scheduler[0], int(scheduler[1])) if scheduler else None
-    # What ends the job reaches the ranks; the keeper follows when they are gone.
+    # What ends the job reaches the ranks; the supervisor follows when they are gone.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    sys.exit(Keeper(job, int(size), address, where, parent=os.getppid()).run())
+    sys.exit(Supervisor(job, int(size), address, where, parent=os.getppid()).run())
 
 
 if __name__ == "__main__":

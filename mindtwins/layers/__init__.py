@@ -23,7 +23,7 @@ from mindtwins.layers.normalization import LayerNorm
 from mindtwins.layers.padding import crop_top_left, pad_bottom_right
 from mindtwins.layers.rearrangement import channels_first, channels_last
 from mindtwins.layers.reduction import sum_of_squares
-from mindtwins.layers.residual import add_branch, draw_keep, scale_channels
+from mindtwins.layers.residual import add_branch, draw_drop_path_mask, scale_channels
 from mindtwins.layers.resize import (
     adaptive_average_pool,
     resize_bilinear,
@@ -49,7 +49,7 @@ __all__ = [
     "channels_first",
     "channels_last",
     "crop_top_left",
-    "draw_keep",
+    "draw_drop_path_mask",
     "formulation",
     "merge_heads",
     "merge_windows",

@@ -1,7 +1,7 @@
 """Residual branches with stochastic depth ("drop path", Huang et al. 2016).
 
-Which branches a step drops is one small table, `keep`: per branch and sample the factor that the
-branch is multiplied with, 0 if dropped and 1 / (1 - rate) if kept. Drawn on the host from
+Which branches a step drops is one small table, `drop_path_mask`: per branch and sample the factor
+that the branch is multiplied with, 0 if dropped and 1 / (1 - rate) if kept. Drawn on the host from
 (seed, step) it makes a training step repeatable, which no random state of MindSpore's own
 operators on CPU does.
 """
@@ -15,11 +15,13 @@ from mindtwins.layers import kernels
 from mindtwins.layers.device import formulation_in_graph
 
 
-def add_branch(x: Tensor, branch: Tensor, keep: Tensor | None) -> Tensor:
-    """`x + keep * branch` for tokens (B, H, W, C) and factors (B,), or `x + branch` without."""
-    if keep is None:
+def add_branch(x: Tensor, branch: Tensor, drop_path_mask: Tensor | None) -> Tensor:
+    """`x + drop_path_mask * branch` for tokens (B, H, W, C), factors (B,); None drops nothing."""
+    if drop_path_mask is None:
         return x + branch
-    factors = ops.broadcast_to(ops.reshape(keep, (-1, 1)), (branch.shape[0], branch.shape[3]))
+    factors = ops.broadcast_to(
+        ops.reshape(drop_path_mask, (-1, 1)), (branch.shape[0], branch.shape[3])
+    )
     return x + scale_channels(branch, factors)
 
 
@@ -31,7 +33,7 @@ def scale_channels(x: Tensor, factors: Tensor) -> Tensor:
     return x * ops.reshape(factors, (x.shape[0], 1, 1, x.shape[3]))
 
 
-def draw_keep(rates: Tensor, batch: int) -> Tensor:
+def draw_drop_path_mask(rates: Tensor, batch: int) -> Tensor:
     """Draw the factors (branches, batch) in the graph, for rates (branches, 1)."""
     drawn = ops.rand(rates.shape[0], batch)
     return ops.cast(drawn >= rates, rates.dtype) / (1 - rates)

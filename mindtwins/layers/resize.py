@@ -86,9 +86,9 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _between(size: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     """For each new point the old one before it, and how much the one after that counts."""
-    place = np.maximum((np.arange(new) + 0.5) * (size / new) - 0.5, 0)
-    low = np.minimum(np.floor(place).astype(int), size - 1)
-    return low, place - low
+    point = np.maximum((np.arange(new) + 0.5) * (size / new) - 0.5, 0)
+    low = np.minimum(np.floor(point).astype(int), size - 1)
+    return low, point - low
 
 
 @ops.constexpr

@@ -29,7 +29,7 @@ from mindtwins.layers import (
     channels_first,
     channels_last,
     crop_top_left,
-    draw_keep,
+    draw_drop_path_mask,
     pad_bottom_right,
 )
 
@@ -228,9 +228,11 @@ class Block(nn.Cell):
         self.norm2 = LayerNorm(channels, epsilon)
         self.mlp = MLP(channels, mlp_ratio * channels)
 
-    def construct(self, x: Tensor, keep_attn: Tensor | None, keep_mlp: Tensor | None) -> Tensor:
-        x = add_branch(x, self.attn(self.norm1(x)), keep_attn)
-        return add_branch(x, self.mlp(self.norm2(x)), keep_mlp)
+    def construct(
+        self, x: Tensor, attn_drop_path: Tensor | None, mlp_drop_path: Tensor | None
+    ) -> Tensor:
+        x = add_branch(x, self.attn(self.norm1(x)), attn_drop_path)
+        return add_branch(x, self.mlp(self.norm2(x)), mlp_drop_path)
 
 
 class Backbone(nn.Cell):
@@ -310,16 +312,16 @@ class Backbone(nn.Cell):
                 [LayerNorm(channels, dialect.block_epsilon) for channels in embed_dims]
             )
 
-    def stages(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, ...]:
+    def stages(self, x: Tensor, drop_path_mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """Images (N, C, H, W) -> the four stages' token maps (N, H_i, W_i, C_i).
 
-        `keep`, of shape (2 * blocks, N), holds the factors of `add_branch`; without it they are
-        drawn in the graph while training.
+        `drop_path_mask`, of shape (2 * blocks, N), holds the factors of `add_branch`; without it
+        they are drawn in the graph while training.
         """
         x = channels_last(x)
-        if keep is None and self.training and self.drops_paths:
-            keep = draw_keep(self.rates, x.shape[0])
-        branches = None if keep is None else ops.split(keep, 1, 0)
+        if drop_path_mask is None and self.training and self.drops_paths:
+            drop_path_mask = draw_drop_path_mask(self.rates, x.shape[0])
+        branches = None if drop_path_mask is None else ops.split(drop_path_mask, 1, 0)
         stages = ()
         branch = 0
         for stage, depth in enumerate(self.depths):
@@ -362,8 +364,8 @@ class FeatureExtractor(Backbone):
     The maps have strides 4, 8, 16 and 32 and carry no final norm.
     """
 
-    def construct(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, ...]:
-        return _channels_first(self.stages(x, keep))
+    def construct(self, x: Tensor, drop_path_mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        return _channels_first(self.stages(x, drop_path_mask))
 
 
 class Classifier(Backbone):
@@ -383,11 +385,11 @@ class Classifier(Backbone):
         """The last stage's tokens (N, H, W, C) -> logits (N, num_classes)."""
         return self.head(self.norm(tokens).mean((1, 2)))
 
-    def construct(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.classify(self.stages(x, keep)[-1])
+    def construct(self, x: Tensor, drop_path_mask: Tensor | None = None) -> Tensor:
+        return self.classify(self.stages(x, drop_path_mask)[-1])
 
 
-class StagesAndLogits(nn.Cell):
+class ClassifierOutputs(nn.Cell):
     """A classifier that shows its stage maps (N, C_i, H_i, W_i) too: four maps, then the logits."""
 
     def __init__(self, classifier: Classifier) -> None:

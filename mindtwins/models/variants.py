@@ -112,7 +112,7 @@ def create_model(
     if not 0 <= drop_path_rate < 1:
         raise UserError(f"drop_path_rate must be in [0, 1), not {drop_path_rate}")
     checkpoint = load_checkpoint(ckpt_path) if ckpt_path is not None else None
-    dialect = settle_dialect(
+    dialect = resolve_dialect(
         checkpoint,
         Dialect(),
         window_padding=window_padding,
@@ -137,7 +137,7 @@ def create_model(
     return model.set_train(False)
 
 
-def settle_dialect(
+def resolve_dialect(
     checkpoint: Checkpoint | None, default: Dialect, **asked: str | float | None
 ) -> Dialect:
     """What is asked for; where that is None what the checkpoint records, else the default."""

@@ -60,4 +60,4 @@ def find_ade20k(data_dir: str | os.PathLike[str], split: str) -> ImageLabelFolde
     Raises:
         UserError: folders are missing or empty, or an image or a label file stands alone.
     """
-    return find_pairs(data_dir, SPLITS[split], CLASSES, reduce_zero_label=True)
+    return find_pairs(data_dir, SPLITS[split], CLASSES, ignore_label_zero=True)

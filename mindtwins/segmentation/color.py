@@ -42,9 +42,9 @@ def rgb_to_hsv(pixels: np.ndarray) -> np.ndarray:
 
 def _paleness() -> np.ndarray:
     """How far red, green and blue fall below the value at full saturation, float32 (3, HUES)."""
-    place = np.arange(256, dtype=np.float32) * np.float32(6 / HUES)
-    sector = np.floor(place).astype(int)
-    ahead = place - sector.astype(np.float32)
+    position = np.arange(256, dtype=np.float32) * np.float32(6 / HUES)
+    sector = np.floor(position).astype(int)
+    ahead = position - sector.astype(np.float32)
     none, full = np.zeros_like(ahead), np.ones_like(ahead)
     falling, rising = ahead, 1 - ahead
     by_sector = [

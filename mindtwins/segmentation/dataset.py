@@ -24,14 +24,14 @@ class ImageLabelFolder:
     """Pairs of an image and a label file of the same name, in two folders of the same structure.
 
     A label file is an 8-bit grayscale PNG of the image's size whose values are class numbers. 255
-    is ignored. With `reduce_zero_label`, as in ADE20K, 0 is ignored too and the classes are counted
+    is ignored. With `ignore_label_zero`, as in ADE20K, 0 is ignored too and the classes are counted
     from 1 in the files.
 
     Args:
         images_dir: folder of the images.
         labels_dir: folder of the label files.
         classes: the names of the classes, by number; at most 255.
-        reduce_zero_label: whether 0 in the files stands for no class.
+        ignore_label_zero: whether 0 in the files stands for no class.
 
     Attributes:
         root: the folder of the images.
@@ -39,7 +39,7 @@ class ImageLabelFolder:
         label_paths: the label file of each.
         classes: the names of the classes.
         num_classes: their number.
-        reduce_zero_label: as given.
+        ignore_label_zero: as given.
 
     Raises:
         UserError: a folder is missing or empty, or an image or a label file stands alone.
@@ -51,7 +51,7 @@ class ImageLabelFolder:
         labels_dir: str | os.PathLike[str],
         classes: Sequence[str],
         *,
-        reduce_zero_label: bool = False,
+        ignore_label_zero: bool = False,
     ) -> None:
         if not 0 < len(classes) <= IGNORED:
             raise UserError(
@@ -61,18 +61,18 @@ class ImageLabelFolder:
         self.root = os.fspath(images_dir)
         self.classes = tuple(classes)
         self.num_classes = len(self.classes)
-        self.reduce_zero_label = reduce_zero_label
+        self.ignore_label_zero = ignore_label_zero
         images = _files_below(self.root, EXTENSIONS, "images")
         labels = _files_below(os.fspath(labels_dir), (".png",), "label files")
         _check_partners(images, labels, "image", f"label file in {os.fspath(labels_dir)}")
         _check_partners(labels, images, "label file", f"image in {self.root}")
         self.paths = list(images.values())
         self.label_paths = [labels[name] for name in images]
-        first = int(reduce_zero_label)
+        first = int(ignore_label_zero)
         self._class_of = np.full(256, IGNORED, dtype=np.uint8)
         self._class_of[first : first + self.num_classes] = np.arange(self.num_classes)
         self._known = self._class_of != IGNORED
-        self._known[[0, IGNORED] if reduce_zero_label else IGNORED] = True
+        self._known[[0, IGNORED] if ignore_label_zero else IGNORED] = True
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -98,8 +98,8 @@ class ImageLabelFolder:
     def _refuse(self, path: str, values: np.ndarray) -> None:
         wrong = np.unique(values[~self._known[values]]).tolist()
         shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-        first = int(self.reduce_zero_label)
-        zero = "0 and 255" if self.reduce_zero_label else "255"
+        first = int(self.ignore_label_zero)
+        zero = "0 and 255" if self.ignore_label_zero else "255"
         raise UserError(
             f"label file {path} holds the label{'s' * (len(wrong) > 1)} {shown}, but the "
             f"{self.num_classes} classes are numbered {first} to {first + self.num_classes - 1}, "
@@ -174,7 +174,7 @@ def find_pairs(
     split: str,
     classes: Sequence[str],
     *,
-    reduce_zero_label: bool = False,
+    ignore_label_zero: bool = False,
 ) -> ImageLabelFolder:
     """The pairs `data_dir/images/split/*` and `data_dir/annotations/split/*.png`.
 
@@ -190,7 +190,7 @@ def find_pairs(
         os.path.join(data_dir, "images", split),
         os.path.join(data_dir, "annotations", split),
         classes,
-        reduce_zero_label=reduce_zero_label,
+        ignore_label_zero=ignore_label_zero,
     )
 
 

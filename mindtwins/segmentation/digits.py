@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mindtwins.data.digits import held_out
-from mindtwins.data.generated import write_whole_folder
+from mindtwins.data.generated import write_generated_folder
 from mindtwins.segmentation.ade20k import SPLITS
 from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs
 from mindtwins.segmentation.overlay import distinct_colors
@@ -50,7 +50,7 @@ def write_segmentation_digits(folder: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: the folder exists with other content, or cannot be written.
     """
-    return write_whole_folder(
+    return write_generated_folder(
         folder,
         _write_images,
         files="*/*/*.*",
@@ -61,7 +61,7 @@ def write_segmentation_digits(folder: str | os.PathLike[str]) -> Path:
 
 def find_digits(folder: str | os.PathLike[str], split: str) -> ImageLabelFolder:
     """Return the pairs of a split, "train" or "val"."""
-    return find_pairs(folder, SPLITS[split], CLASSES, reduce_zero_label=True)
+    return find_pairs(folder, SPLITS[split], CLASSES, ignore_label_zero=True)
 
 
 def _write_images(folder: Path) -> None:
@@ -98,13 +98,13 @@ def _compose(
         which = rng.integers(len(inks))
         size = int(rng.integers(DIGIT_SIZES[0], DIGIT_SIZES[1] + 1))
         top, left = np.array(corner) * CELL + rng.integers(CELL - size + 1, size=2)
-        place = np.s_[top : top + size, left : left + size]
+        cell = np.s_[top : top + size, left : left + size]
         small = Image.fromarray(inks[which].astype(np.float32))
         ink = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC)).clip(0, 1)
         stroke = _texture(rng.uniform(*STROKE_LEVELS, 3), rng)[:size, :size]
-        picture[place] += (stroke - picture[place]) * ink[:, :, None]
-        labels[place][ink > BLANK] = 0
-        labels[place][ink > STROKE] = classes[which] + 1
+        picture[cell] += (stroke - picture[cell]) * ink[:, :, None]
+        labels[cell][ink > BLANK] = 0
+        labels[cell][ink > STROKE] = classes[which] + 1
     return picture.clip(0, 255).astype(np.uint8), labels
 
 

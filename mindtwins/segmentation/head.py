@@ -38,12 +38,12 @@ class Head(nn.Cell):
         self.channels = channels
         self.conv_seg = Conv1x1(channels, num_classes, weight_init=Normal(0.01))
 
-    def classify(self, x: Tensor, keep: Tensor | None) -> Tensor:
+    def classify(self, x: Tensor, dropout_mask: Tensor | None) -> Tensor:
         """(B, H, W, channels) -> logits (B, num_classes, H, W).
 
-        `keep` (B, channels) holds the factors of the dropout of whole channels before the
+        `dropout_mask` (B, channels) holds the factors of the dropout of whole channels before the
         classifier: 0 if dropped, 1 / (1 - rate) if kept. None: no dropout.
         """
-        if keep is not None:
-            x = scale_channels(x, keep)
+        if dropout_mask is not None:
+            x = scale_channels(x, dropout_mask)
         return channels_first(self.conv_seg(x))

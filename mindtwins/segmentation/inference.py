@@ -96,12 +96,12 @@ def resize_logits(logits: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def interpolation_matrix(source: int, target: int) -> np.ndarray:
     """Return the bilinear weights along one axis, float64 (target, source)."""
-    places = np.maximum((np.arange(target) + 0.5) * (source / target) - 0.5, 0)
-    before = np.minimum(places.astype(int), source - 1)
+    points = np.maximum((np.arange(target) + 0.5) * (source / target) - 0.5, 0)
+    before = np.minimum(points.astype(int), source - 1)
     after = np.minimum(before + 1, source - 1)
     matrix = np.zeros((target, source))
-    np.add.at(matrix, (np.arange(target), before), 1 - (places - before))
-    np.add.at(matrix, (np.arange(target), after), places - before)
+    np.add.at(matrix, (np.arange(target), before), 1 - (points - before))
+    np.add.at(matrix, (np.arange(target), after), points - before)
     return matrix
 
 
@@ -116,13 +116,13 @@ def _logits(forward: Forward, images: np.ndarray, window: Window | None) -> np.n
     total, count = None, np.zeros((height, width, 1), dtype=np.float32)
     for top in window.starts(height):
         for left in window.starts(width):
-            place = np.s_[top : top + rows, left : left + columns]
-            part = _logits(forward, np.ascontiguousarray(images[(..., *place)]), None)
+            region = np.s_[top : top + rows, left : left + columns]
+            part = _logits(forward, np.ascontiguousarray(images[(..., *region)]), None)
             if total is None:
                 total = np.zeros((len(images), height, width, part.shape[3]), dtype=np.float32)
             for picture, logits in zip(total, part, strict=True):
-                picture[place] += resize_logits(logits, rows, columns)
-            count[place] += 1
+                picture[region] += resize_logits(logits, rows, columns)
+            count[region] += 1
     return total / count
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindtwins.data.loader import TrainingLoader
-from mindtwins.data.pipeline import Run, load_places, load_rows, report, worker_count
+from mindtwins.data.pipeline import BatchPipeline, load_rows, load_slots, report, worker_count
 from mindtwins.data.randomness import sample_generator
 from mindtwins.data.sampler import TrainingSampler
 from mindtwins.segmentation.dataset import IGNORED, ImageLabelFolder
@@ -24,7 +24,7 @@ class SegmentationBatch:
         images: the views of the pictures: float32 (b, 3, h, w), one array for each ratio of the
             test transform; zeros where not valid.
         labels: uint8 (b, height, width) at the pictures' own size; 255 is ignored.
-        index: int64 (b,), each picture's place in the data set's `paths`; -1 where there is none.
+        index: int64 (b,), each picture's index in the data set's `paths`; -1 where there is none.
         valid: bool (b,): which rows count.
     """
 
@@ -50,13 +50,13 @@ class SegmentationLoader:
         self,
         dataset: ImageLabelFolder,
         batches: list[np.ndarray],
-        run: Run,
+        pipeline: BatchPipeline,
         skip_bad_images: bool,
     ) -> None:
         self.dataset = dataset
         self.batches = batches
         self.skipped = 0
-        self._run = run
+        self._pipeline = pipeline
         self._skip_bad_images = skip_bad_images
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ class SegmentationLoader:
         self.skipped = 0
         if not self.batches:  # more ranks than batches
             return
-        for row in self._run(tuple(batch) for batch in self.batches):
+        for row in self._pipeline(tuple(batch) for batch in self.batches):
             index = row["request"]
             self.skipped += report(
                 self.dataset.paths, index, row["problems"], self._skip_bad_images
@@ -99,9 +99,9 @@ def build_segmentation_training_loader(
     Arguments, order and errors are those of `mindtwins.data.build_training_loader`.
     """
     sampler = TrainingSampler(len(dataset), batch_size, seed, rank, world, accumulation)
-    task = _TrainingTask(dataset, transform, sampler, skip_bad_images)
-    run = Run(task, worker_count(num_parallel_workers), python_multiprocessing)
-    return TrainingLoader(dataset, sampler, run, skip_bad_images)
+    batches = _TrainingBatches(dataset, transform, sampler, skip_bad_images)
+    pipeline = BatchPipeline(batches, worker_count(num_parallel_workers), python_multiprocessing)
+    return TrainingLoader(dataset, sampler, pipeline, skip_bad_images)
 
 
 def build_segmentation_loader(
@@ -135,12 +135,12 @@ def build_segmentation_loader(
     sizes = [dataset.size(index) for index in range(len(dataset))]
     batches = equal_size_batches(sizes, batch_size)
     own = batches[rank * len(batches) // world : (rank + 1) * len(batches) // world]
-    run = Run(
-        _EvaluationTask(dataset, transform),
+    pipeline = BatchPipeline(
+        _EvaluationBatches(dataset, transform),
         worker_count(num_parallel_workers),
         python_multiprocessing,
     )
-    return SegmentationLoader(dataset, own, run, skip_bad_images)
+    return SegmentationLoader(dataset, own, pipeline, skip_bad_images)
 
 
 def equal_size_batches(sizes: list[tuple[int, int]], batch_size: int) -> list[np.ndarray]:
@@ -167,7 +167,7 @@ def equal_size_batches(sizes: list[tuple[int, int]], batch_size: int) -> list[np
 
 
 @dataclass(frozen=True)
-class _TrainingTask:
+class _TrainingBatches:
     """(step, micro) to the arrays of a training batch."""
 
     columns = ("images", "targets", "index", "problems")
@@ -179,22 +179,22 @@ class _TrainingTask:
 
     def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
         step, micro = (int(number) for number in request)
-        epoch, places = self.sampler.places(step, micro)
+        epoch, slots = self.sampler.slots(step, micro)
         size = self.transform.image_size
-        images = np.zeros((len(places), 3, size, size), dtype=np.float32)
-        targets = np.full((len(places), size, size), IGNORED, dtype=np.int32)
+        images = np.zeros((len(slots), 3, size, size), dtype=np.float32)
+        targets = np.full((len(slots), size, size), IGNORED, dtype=np.int32)
 
         def load(row: int, index: int) -> None:
             rng = sample_generator(self.sampler.seed, epoch, index)
             images[row], targets[row] = self.transform(*self.dataset.read(index), rng)
 
         order = self.sampler.order(epoch)
-        index, problems = load_places(order, places, load, self.skip_bad_images)
+        index, problems = load_slots(order, slots, load, self.skip_bad_images)
         return images, targets, index, problems
 
 
 @dataclass(frozen=True)
-class _EvaluationTask:
+class _EvaluationBatches:
     """The pictures of an evaluation batch to its arrays."""
 
     dataset: ImageLabelFolder

@@ -100,18 +100,18 @@ def _targets(files: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
     for file in files:
         pair = folder / f"{file.stem}_labels.png", folder / f"{file.stem}_overlay.png"
         for target in pair:
-            place = target.resolve()
-            if place in images:
+            resolved = target.resolve()
+            if resolved in images:
                 raise UserError(
-                    f"segmenting {file} would overwrite the image {images[place]}: give another "
+                    f"segmenting {file} would overwrite the image {images[resolved]}: give another "
                     "output_dir, or take that image away"
                 )
-            if place in sources:
+            if resolved in sources:
                 raise UserError(
-                    f"{sources[place]} and {file} would both be written to {target}: rename one "
+                    f"{sources[resolved]} and {file} would both be written to {target}: rename one "
                     "of them"
                 )
-            sources[place] = file
+            sources[resolved] = file
         targets.append(pair)
     return targets
 

@@ -53,7 +53,7 @@ def resize_image(
 
     upper, lower, low_weight = _neighbors(pixels.shape[0], height, top, bottom)
     before, after, after_weight = _neighbors(pixels.shape[1], width, left, right)
-    used, place = np.unique(np.concatenate([upper, lower]), return_inverse=True)
+    used, row_of = np.unique(np.concatenate([upper, lower]), return_inverse=True)
     source = pixels if len(used) == len(pixels) else pixels[used]
 
     # a * (1 - t) + b * t = a * ONE + (b - a) * t in units of 1/ONE, below 2**20.
@@ -67,10 +67,10 @@ def resize_image(
 
     # The products of the two rows are cut to integers one by one.
     weight = low_weight[:, None, None]
-    result = first[place[: len(upper)]]
+    result = first[row_of[: len(upper)]]
     result *= ONE - weight
     result >>= 16
-    below = first[place[len(upper) :]]
+    below = first[row_of[len(upper) :]]
     below *= weight
     below >>= 16
     result += below
@@ -108,7 +108,7 @@ def _neighbors(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pixels before and after each place in [start, stop) of the target, and the latter's
     weight in 1/ONE; beyond the edge lies the pixel at the edge."""
-    places = ((np.arange(start, stop) + 0.5) * _step(source, target) - 0.5).astype(np.float32)
-    before = np.floor(places).astype(np.int64)
-    weight = np.rint((places - before.astype(np.float32)) * ONE).astype(np.int32)
+    points = ((np.arange(start, stop) + 0.5) * _step(source, target) - 0.5).astype(np.float32)
+    before = np.floor(points).astype(np.int64)
+    weight = np.rint((points - before.astype(np.float32)) * ONE).astype(np.int32)
     return before.clip(0, source - 1), (before + 1).clip(0, source - 1), weight

@@ -25,7 +25,7 @@ class Segmentor(nn.Cell):
     Attributes:
         in_channels: of the images.
         drop_path_rates: of the backbone's residual branches.
-        dropout_channels: how many channels `channel_keep` has factors for.
+        dropout_channels: how many channels `dropout_mask` has factors for.
         dropout_rate: the probability to drop one.
     """
 
@@ -53,16 +53,19 @@ class Segmentor(nn.Cell):
         self.dropout_channels = sum(self.dropped)
         self.dropout_rate = DROPOUT_RATE
 
-    def features(self, images: Tensor, keep: Tensor | None = None) -> tuple[Tensor, ...]:
+    def features(self, images: Tensor, drop_path_mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """Images (N, C, H, W) -> the backbone's four maps (N, H_i, W_i, C_i), channels-last."""
-        return self.backbone.stages(images, keep)
+        return self.backbone.stages(images, drop_path_mask)
 
     def refine(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What the decode head sees: the neck's maps, or the backbone's where there is no neck."""
         return maps if self.neck is None else self.neck(maps)
 
     def construct(
-        self, images: Tensor, keep: Tensor | None = None, channel_keep: Tensor | None = None
+        self,
+        images: Tensor,
+        drop_path_mask: Tensor | None = None,
+        dropout_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Images (N, C, H, W) -> logits (N, num_classes, h, w), of the first stage's size.
 
@@ -70,27 +73,28 @@ class Segmentor(nn.Cell):
 
         Args:
             images: the batch.
-            keep: (2 * blocks, N), factors of the residual branches, see `Backbone.stages`.
-            channel_keep: (N, dropout_channels), factors of the channels before the classifiers,
+            drop_path_mask: (2 * blocks, N), factors of the residual branches, see
+                `Backbone.stages`.
+            dropout_mask: (N, dropout_channels), factors of the channels before the classifiers,
                 the decode head's and then the auxiliary head's, see `Head.classify`.
         """
-        keeps = (None, None)
-        if channel_keep is not None:
-            keeps = ops.split(channel_keep, list(self.dropped), 1)
-        maps = self.features(images, keep)
-        logits = self.decode_head(self.refine(maps), keeps[0])
+        dropout_masks = (None, None)
+        if dropout_mask is not None:
+            dropout_masks = ops.split(dropout_mask, list(self.dropped), 1)
+        maps = self.features(images, drop_path_mask)
+        logits = self.decode_head(self.refine(maps), dropout_masks[0])
         if not self.training:
             return logits
         if self.auxiliary_head is None:
             return (logits,)
-        return logits, self.auxiliary_head(maps, keeps[1])
+        return logits, self.auxiliary_head(maps, dropout_masks[1])
 
     def __call__(self, images: Tensor, *args: Tensor | None) -> Tensor | tuple[Tensor, ...]:
         check_images(images, self.in_channels)
         return super().__call__(images, *args)
 
 
-class StagesAndLogits(nn.Cell):
+class SegmentorOutputs(nn.Cell):
     """A segmentor that shows all its maps (N, C, H, W), to compare them.
 
     The four of the backbone, the four of the neck if there is one, the logits, and the auxiliary

@@ -53,9 +53,9 @@ class SemanticFPNHead(Head):
             ]
         )
 
-    def construct(self, maps: tuple[Tensor, ...], keep: Tensor | None) -> Tensor:
+    def construct(self, maps: tuple[Tensor, ...], dropout_mask: Tensor | None) -> Tensor:
         total = self.scale_heads[0](maps[0])
         for level in (1, 2, 3):
             doubled = self.scale_heads[level](maps[level])
             total = total + resize_bilinear(doubled, total.shape[1], total.shape[2])
-        return self.classify(total, keep)
+        return self.classify(total, dropout_mask)

@@ -30,8 +30,8 @@ from mindtwins.segmentation.transforms import SegmentationTransform, TestTransfo
 from mindtwins.segmentation.variants import (
     create_segmentor,
     resolve_segmentor,
+    resolve_widths,
     segmentor_metadata,
-    settle_widths,
     split_name,
 )
 from mindtwins.training.distributed import World
@@ -77,7 +77,7 @@ class Segmentation:
                 config.data_dir,
                 getattr(config, f"{split}_split"),
                 read_class_list(config.class_names),
-                reduce_zero_label=config.ignore_label_zero,
+                ignore_label_zero=config.ignore_label_zero,
             )
         if data.num_classes != config.num_classes:
             raise UserError(
@@ -105,7 +105,7 @@ class Segmentation:
         stated = (checkpoint.metadata or {}) if checkpoint is not None else {}
         if checkpoint is not None:
             expect_metadata(checkpoint, variant=resolve_segmentor(config.model))
-        widths = settle_widths(
+        widths = resolve_widths(
             config.model, stated.get("channels"), stated.get("auxiliary_channels")
         )
         model = create_segmentor(
@@ -145,8 +145,8 @@ class Segmentation:
             scale=config.resize_scale,
             ratio_range=config.resize_ratio,
             category_max_ratio=config.category_max_ratio,
-            horizontal_flip=config.hflip,
-            color_distortion=config.photometric_distortion,
+            hflip=config.hflip,
+            photometric_distortion=config.photometric_distortion,
         )
         return build_segmentation_training_loader(
             data,
@@ -176,7 +176,7 @@ class Segmentation:
 
     def loss(self) -> nn.Cell:
         """Cross entropy per pixel, the auxiliary head's with a weight."""
-        auxiliary = settle_widths(self.config.model, None, None).auxiliary_channels > 0
+        auxiliary = resolve_widths(self.config.model, None, None).auxiliary_channels > 0
         return PixelCrossEntropy((1.0, self.config.auxiliary_weight) if auxiliary else (1.0,))
 
     def evaluator(

@@ -118,8 +118,8 @@ class SegmentationTransform:
         scale: the limits of the sides that `ratio_range` multiplies; see `rescaled_size`.
         ratio_range: range of the factor.
         category_max_ratio: the largest part of a crop that one class should have; 1 for any.
-        horizontal_flip: probability of a flip.
-        color_distortion: whether to distort the colors.
+        hflip: probability of a flip.
+        photometric_distortion: whether to distort the colors.
 
     Raises:
         UserError: a value is outside its range.
@@ -134,8 +134,8 @@ class SegmentationTransform:
         scale: tuple[int, int] = SCALE,
         ratio_range: tuple[float, float] = RATIO_RANGE,
         category_max_ratio: float = 0.75,
-        horizontal_flip: float = 0.5,
-        color_distortion: bool = True,
+        hflip: float = 0.5,
+        photometric_distortion: bool = True,
     ) -> None:
         if not 0 < ratio_range[0] <= ratio_range[1]:
             raise UserError(f"ratio_range is {ratio_range}: it must ascend and be above 0")
@@ -145,8 +145,8 @@ class SegmentationTransform:
         self.scale = scale
         self.ratio_range = ratio_range
         self.category_max_ratio = category_max_ratio
-        self.horizontal_flip = horizontal_flip
-        self.color_distortion = color_distortion
+        self.hflip = hflip
+        self.photometric_distortion = photometric_distortion
         self.normalize = Normalize(mean, std)
 
     def __call__(
@@ -162,9 +162,9 @@ class SegmentationTransform:
         labels = labels[top:bottom, left:right]
         # Resizing does not look beyond a pixel's neighbors, so only the crop needs to be done.
         pixels = resize_image(pixels, target, box)
-        if rng.random() < self.horizontal_flip:
+        if rng.random() < self.hflip:
             pixels, labels = pixels[:, ::-1], labels[:, ::-1]
-        if self.color_distortion:
+        if self.photometric_distortion:
             pixels = distort_colors(pixels, rng)
         height, width = labels.shape
         picture = np.zeros((3, self.image_size, self.image_size), dtype=np.float32)

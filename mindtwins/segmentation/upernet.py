@@ -66,7 +66,7 @@ class UPerNetHead(Head):
             parts = (*parts, resize_bilinear(module(x), height, width))
         return self.bottleneck(ops.concat(parts, -1))
 
-    def construct(self, maps: tuple[Tensor, ...], keep: Tensor | None) -> Tensor:
+    def construct(self, maps: tuple[Tensor, ...], dropout_mask: Tensor | None) -> Tensor:
         _, height, width, _ = maps[0].shape
         top = self.pool_pyramid(maps[3])
         levels = (resize_bilinear(top, height, width),)
@@ -74,7 +74,7 @@ class UPerNetHead(Head):
             lateral = self.lateral_convs[level](maps[level])
             top = lateral + resize_bilinear(top, lateral.shape[1], lateral.shape[2])
             levels = (resize_bilinear(self.fpn_convs[level](top), height, width), *levels)
-        return self.classify(self.fpn_bottleneck(ops.concat(levels, -1)), keep)
+        return self.classify(self.fpn_bottleneck(ops.concat(levels, -1)), dropout_mask)
 
 
 class AuxiliaryHead(Head):
@@ -86,5 +86,5 @@ class AuxiliaryHead(Head):
         super().__init__(channels, num_classes)
         self.convs = nn.CellList([ConvNormReLU(in_channels, channels, 3, synchronize)])
 
-    def construct(self, maps: tuple[Tensor, ...], keep: Tensor | None) -> Tensor:
-        return self.classify(self.convs[0](maps[2]), keep)
+    def construct(self, maps: tuple[Tensor, ...], dropout_mask: Tensor | None) -> Tensor:
+        return self.classify(self.convs[0](maps[2]), dropout_mask)

@@ -12,7 +12,7 @@ from mindtwins.checkpoint import expect_metadata, load_checkpoint, load_into
 from mindtwins.errors import UserError
 from mindtwins.models.feature_pyramid import FeaturePyramid
 from mindtwins.models.twins import Backbone, Dialect
-from mindtwins.models.variants import UNPUBLISHED, VARIANTS, list_models, settle_dialect
+from mindtwins.models.variants import UNPUBLISHED, VARIANTS, list_models, resolve_dialect
 from mindtwins.segmentation.segmentor import Segmentor
 from mindtwins.segmentation.semantic_fpn import SemanticFPNHead
 from mindtwins.segmentation.upernet import AuxiliaryHead, UPerNetHead
@@ -119,7 +119,7 @@ def create_segmentor(
     checkpoint = load_checkpoint(ckpt_path) if ckpt_path is not None else None
     if checkpoint is not None:
         expect_metadata(checkpoint, variant=name)
-    dialect = settle_dialect(
+    dialect = resolve_dialect(
         checkpoint,
         DIALECT,
         window_padding=window_padding,
@@ -128,7 +128,7 @@ def create_segmentor(
         embed_epsilon=embed_epsilon,
     )
     recorded = (checkpoint.metadata or {}) if checkpoint is not None else {}
-    widths = settle_widths(
+    widths = resolve_widths(
         name,
         recorded.get("channels") if channels is None else channels,
         recorded.get("auxiliary_channels") if auxiliary_channels is None else auxiliary_channels,
@@ -141,7 +141,7 @@ def create_segmentor(
     return segmentor.set_train(False)
 
 
-def settle_widths(name: str, channels: int | None, auxiliary_channels: int | None) -> Widths:
+def resolve_widths(name: str, channels: int | None, auxiliary_channels: int | None) -> Widths:
     """The widths asked for, or else the published ones.
 
     Raises:
@@ -213,7 +213,7 @@ def segmentor_shapes(
 
     Running mean and variance of batch norms are among them.
     """
-    widths = settle_widths(name, channels, auxiliary_channels)
+    widths = resolve_widths(name, channels, auxiliary_channels)
     with no_init_parameters():
         segmentor = _build(name, num_classes, in_channels, widths, DIALECT, 0.0, False)
     return {parameter.name: tuple(parameter.shape) for parameter in segmentor.get_parameters()}

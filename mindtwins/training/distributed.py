@@ -10,9 +10,9 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.communication import get_group_size, get_rank, init
 
-from mindtwins.distribution.connection import Link
-from mindtwins.distribution.launch import current_link
-from mindtwins.distribution.process_info import find_place
+from mindtwins.distribution.connection import Connection
+from mindtwins.distribution.launch import current_connection
+from mindtwins.distribution.process_info import find_process_info
 from mindtwins.errors import UserError
 
 
@@ -23,12 +23,12 @@ class World:
     Attributes:
         rank: 0 to size - 1; rank 0 prints and writes.
         size: number of processes.
-        link: connection to the others; None for a lone process.
+        connection: connection to the others; None for a lone process.
     """
 
     rank: int = 0
     size: int = 1
-    link: Link | None = field(default=None, repr=False)
+    connection: Connection | None = field(default=None, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -37,14 +37,14 @@ class World:
     @property
     def command(self) -> str:
         """What stood before the script's name in the command line, as far as that is known."""
-        if self.link is None:
+        if self.connection is None:
             return "python"
-        if self.link.place.launcher == "msrun":
+        if self.connection.process.launcher == "msrun":
             return f"msrun --worker_num={self.size} ..."
         return f"mpirun -n {self.size} python"
 
     def exchange(self, label: str, payload: bytes = b"") -> list[bytes]:
-        """Every rank's bytes, in the order of the ranks; see `Link.exchange`.
+        """Every rank's bytes, in the order of the ranks; see `Connection.exchange`.
 
         Not for gradients: it goes through one process. It works on any device, is exact for any
         type, and raises when a rank is lost.
@@ -52,7 +52,7 @@ class World:
         Raises:
             RankLost: another rank failed.
         """
-        return [payload] if self.link is None else self.link.exchange(label, payload)
+        return [payload] if self.connection is None else self.connection.exchange(label, payload)
 
     def largest(self, label: str, number: int) -> int:
         """The largest of every rank's number."""
@@ -102,25 +102,26 @@ def join_world(distribute: bool) -> World:
         UserError: several processes were started, but `launch.begin` was not called in time.
         RankLost: another rank failed.
     """
-    link = current_link()
-    if link is None:
-        if distribute and find_place().size > 1:
+    connection = current_connection()
+    if connection is None:
+        if distribute and find_process_info().size > 1:
             raise UserError(
                 "one of several processes, but the script did not call distribution.launch.begin "
                 "before it imported MindSpore: start it alone"
             )
         return World()
-    if link.scheduler is not None:
-        link.wait_for_scheduler()
+    if connection.scheduler is not None:
+        connection.wait_for_scheduler()
     init()
-    if (get_rank(), get_group_size()) != (link.rank, link.size):
+    if (get_rank(), get_group_size()) != (connection.rank, connection.size):
         raise UserError(
             f"MindSpore takes this process for rank {get_rank()} of {get_group_size()}, the "
-            f"launcher for rank {link.rank} of {link.size}: start the job with one launcher only"
+            f"launcher for rank {connection.rank} of {connection.size}: start the job with one "
+            "launcher only"
         )
     ms.set_auto_parallel_context(
-        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=link.size
+        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=connection.size
     )
-    if link.rank > 0:
+    if connection.rank > 0:
         logging.getLogger("mindtwins.notices").disabled = True  # rank 0 gives the same ones
-    return World(link.rank, link.size, link)
+    return World(connection.rank, connection.size, connection)

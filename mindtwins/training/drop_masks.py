@@ -13,7 +13,7 @@ from mindspore import nn
 from mindtwins.data.randomness import Purpose, generator_at
 
 
-def draw_noise(
+def draw_drop_masks(
     model: nn.Cell, seed: int, step: int, positions: np.ndarray, global_batch: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The factors that a model takes in a training step: of its branches, and of its channels.
@@ -28,16 +28,16 @@ def draw_noise(
         float32 (branches, images), None if no branch is ever dropped; and float32 (images,
         channels), None for models without dropout.
     """
-    keep = None
+    drop_path_mask = None
     if any(model.drop_path_rates):
-        keep = _draw(model.drop_path_rates, seed, Purpose.DROP_PATH, step, global_batch)
-        keep = keep[:, positions]
-    channel_keep = None
+        drop_path_mask = _draw(model.drop_path_rates, seed, Purpose.DROP_PATH, step, global_batch)
+        drop_path_mask = drop_path_mask[:, positions]
+    dropout_mask = None
     if channels := getattr(model, "dropout_channels", 0):
         rates = [model.dropout_rate] * channels
         drawn = _draw(rates, seed, Purpose.DROPOUT, step, global_batch)
-        channel_keep = np.ascontiguousarray(drawn[:, positions].T)
-    return keep, channel_keep
+        dropout_mask = np.ascontiguousarray(drawn[:, positions].T)
+    return drop_path_mask, dropout_mask
 
 
 def _draw(rates: Sequence[float], seed: int, purpose: Purpose, step: int, count: int) -> np.ndarray:

@@ -18,7 +18,7 @@ def dry_run(trainer: Trainer) -> None:
     seconds = []
     for batches in trainer.step_batches(0, min(2, trainer.last_step)):
         started = time.perf_counter()
-        result = trainer.learner.step(batches, trainer.schedule(len(seconds)))
+        result = trainer.train_state.step(batches, trainer.schedule(len(seconds)))
         seconds.append(time.perf_counter() - started)
         trainer.say(f"step {len(seconds)}: loss {result.loss:.4f}, {seconds[-1]:.2f} s")
     hours = seconds[-1] * trainer.last_step / 3600

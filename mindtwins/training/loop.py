@@ -33,7 +33,7 @@ from mindtwins.training.schedule import create_schedule
 from mindtwins.training.signals import StopRequest
 from mindtwins.training.step import StepResult
 from mindtwins.training.task import Metrics, Task
-from mindtwins.training.train_state import Learner
+from mindtwins.training.train_state import TrainState
 
 # A loss scale below this means that the gradients are broken, not that fp16 is short of range.
 SMALLEST_LOSS_SCALE = 2.0**-10
@@ -42,7 +42,7 @@ FILES_NAMED = 4
 
 @dataclass
 class Progress:
-    """Where a run is: beside the learner's tensors, all that a continuation needs.
+    """Where a run is: beside the train_state's tensors, all that a continuation needs.
 
     Attributes:
         step: optimizer steps done.
@@ -84,7 +84,7 @@ class Trainer:
         entries = task.entries(train_data)
         self.identity = run_identity(config, entries, self.global_batch, self.metadata)
         mean = self.world.mean_over_ranks()
-        self.learner = Learner(model, task.loss(), config, self.global_batch, mean)
+        self.train_state = TrainState(model, task.loss(), config, self.global_batch, mean)
         self.evaluator = task.evaluator(model, test_data, self.world)
         self.score_name = task.score_name
         self.progress = Progress()
@@ -124,7 +124,7 @@ class Trainer:
         """Say what is going to be trained, and how."""
         config = self.config
         self.say(
-            f"{self.metadata['variant']}: {self.learner.n_parameters:,} parameters, "
+            f"{self.metadata['variant']}: {self.train_state.n_parameters:,} parameters, "
             f"{config.num_classes} classes, {config.image_size} x {config.image_size} pixels, "
             f"{config.device_target}, amp_level {config.amp_level}"
         )
@@ -191,7 +191,7 @@ class Trainer:
             checkpoint = load_checkpoint(self.config.resume)
         for notice in check_continuation(checkpoint, self.identity):
             self.say(f"notice: {notice}")
-        self.learner.restore(checkpoint)
+        self.train_state.restore(checkpoint)
         self.progress = Progress(**checkpoint.metadata["progress"])
         self._rewind_log()
         self.say(f"continuing from {checkpoint.path}, after step {self.progress.step}")
@@ -208,7 +208,7 @@ class Trainer:
         if self.world.size == 1:
             return
         state = hashlib.sha256()
-        for name, tensor in self.learner.state().items():
+        for name, tensor in self.train_state.state().items():
             state.update(name.encode() + tensor.tobytes())
         for what, here in (
             ("recipe or data", json.dumps(self.identity, sort_keys=True).encode()),
@@ -272,13 +272,13 @@ class Trainer:
         started = time.perf_counter()
         if not self._has_compiled:
             self.say("compiling the training step ...")
-        result = self.learner.step(batches, lr)
+        result = self.train_state.step(batches, lr)
         if not self._has_compiled:
             self._has_compiled = True
             self.say(f"compiled; the first step took {time.perf_counter() - started:.0f} s")
             # The epoch's images/s leave the compilation out.
             self._epoch_started, self._epoch_first_step = time.perf_counter(), step + 1
-        scale = self.learner.loss_scale.scale.asnumpy().item()
+        scale = self.train_state.loss_scale.scale.asnumpy().item()
         self._check_finite(result, lr, scale, batches)
         self.progress.epoch_loss += result.loss
         self.progress.step += 1
@@ -291,7 +291,7 @@ class Trainer:
     def _check_finite(
         self, result: StepResult, lr: float, scale: float, batches: list[TrainingBatch]
     ) -> None:
-        skippable = self.learner.loss_scale.dynamic and scale >= SMALLEST_LOSS_SCALE
+        skippable = self.train_state.loss_scale.dynamic and scale >= SMALLEST_LOSS_SCALE
         if math.isfinite(result.loss) and (result.finite or skippable):
             return
         files = [self.loader.dataset.paths[i] for batch in batches for i in batch.index]
@@ -318,7 +318,7 @@ class Trainer:
             "train_lr": self.schedule(progress.step - 1),
             "train_loss": progress.epoch_loss / self.steps_per_epoch,
             "epoch": epoch,
-            "n_parameters": self.learner.n_parameters,
+            "n_parameters": self.train_state.n_parameters,
         }
         progress.epoch_loss = 0.0
         said = [f"epoch {epoch}: train loss {record['train_loss']:.4f}"]
@@ -326,8 +326,8 @@ class Trainer:
             metrics = self._evaluate("model")
             record |= {f"test_{key}": value for key, value in metrics.record().items()}
             said.append(f"test {metrics}")
-            if self.learner.average is not None:
-                with self.learner.average.applied():
+            if self.train_state.average is not None:
+                with self.train_state.average.applied():
                     metrics = self._evaluate("ema")
                 record |= {f"test_{key}_ema": value for key, value in metrics.record().items()}
                 said.append(f"moving average {metrics}")
@@ -358,19 +358,19 @@ class Trainer:
     def _write_checkpoint(self) -> None:
         """Write all that a continuation needs."""
         metadata = self.identity | {"progress": asdict(self.progress)}
-        self.checkpoints.save(self.progress.step, self.learner.state(), metadata)
+        self.checkpoints.save(self.progress.step, self.train_state.state(), metadata)
 
     def _save_weights(self, name: str, weights: str) -> None:
         """Write the model's weights alone, as `create_model` loads them."""
         if self.world.is_main:
             trained = {"step": self.progress.step, "weights": weights}
             path = self.folder / name
-            save_checkpoint(path, self.learner.weights(), self.metadata | {"trained": trained})
+            save_checkpoint(path, self.train_state.weights(), self.metadata | {"trained": trained})
 
     def _finish(self) -> None:
         self._save_weights("final.ckpt", "model")
-        if self.learner.average is not None:
-            with self.learner.average.applied():
+        if self.train_state.average is not None:
+            with self.train_state.average.applied():
                 self._save_weights("final_ema.ckpt", "ema")
         self.say(
             f"done: {self.progress.step} steps, best {self.score_name} "

@@ -20,15 +20,15 @@ class MicroBatch(NamedTuple):
     Attributes:
         images: float32 (N, C, H, W).
         targets: what the loss compares the model's output with.
-        keep: float32 (branches, N), factors of the residual branches; None keeps all.
-        channel_keep: float32 (N, channels), factors of the channels before the classifiers; None
+        drop_path_mask: float32 (branches, N), factors of the residual branches; None keeps all.
+        dropout_mask: float32 (N, channels), factors of the channels before the classifiers; None
             for models without dropout.
     """
 
     images: np.ndarray
     targets: np.ndarray
-    keep: np.ndarray | None = None
-    channel_keep: np.ndarray | None = None
+    drop_path_mask: np.ndarray | None = None
+    dropout_mask: np.ndarray | None = None
 
 
 class StepResult(NamedTuple):
@@ -54,7 +54,7 @@ class TrainStep:
     loss scale. All shapes and the number of micro-batches are fixed: graphs are compiled once.
 
     Args:
-        model: (images, keep) or (images, keep, channel_keep) -> output.
+        model: (images, drop_path_mask) or (images, drop_path_mask, dropout_mask) -> output.
         loss: (output, targets) -> float32 scalar, a mean over the images.
         optimizer: its parameters are what is differentiated.
         loss_scale: dynamic, or constantly 1.
@@ -132,11 +132,11 @@ class _ScaledLoss(nn.Cell):
         self.model = model
         self.loss = loss
 
-    def construct(self, scale, images, targets, keep, channel_keep):
-        if channel_keep is None:
-            output = self.model(images, keep)
+    def construct(self, scale, images, targets, drop_path_mask, dropout_mask):
+        if dropout_mask is None:
+            output = self.model(images, drop_path_mask)
         else:
-            output = self.model(images, keep, channel_keep)
+            output = self.model(images, drop_path_mask, dropout_mask)
         loss = self.loss(output, targets)
         return loss * scale, loss
 
@@ -152,8 +152,8 @@ class _Differentiate(nn.Cell):
         self.scale = loss_scale.scale
         self.grad = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters, has_aux=True)
 
-    def construct(self, images, targets, keep, channel_keep):
-        (_, loss), gradients = self.grad(self.scale, images, targets, keep, channel_keep)
+    def construct(self, images, targets, drop_path_mask, dropout_mask):
+        (_, loss), gradients = self.grad(self.scale, images, targets, drop_path_mask, dropout_mask)
         return loss, gradients
 
 
@@ -202,8 +202,8 @@ class _Step(nn.Cell):
         self.differentiate = differentiate
         self.update = update
 
-    def construct(self, lr, images, targets, keep, channel_keep):
-        loss, gradients = self.differentiate(images, targets, keep, channel_keep)
+    def construct(self, lr, images, targets, drop_path_mask, dropout_mask):
+        loss, gradients = self.differentiate(images, targets, drop_path_mask, dropout_mask)
         return self.update(loss, gradients, lr)
 
 
@@ -225,8 +225,8 @@ class _Add(nn.Cell):
         self.totals = totals
         self.map = ops.HyperMap()
 
-    def construct(self, images, targets, keep, channel_keep):
-        loss, gradients = self.differentiate(images, targets, keep, channel_keep)
+    def construct(self, images, targets, drop_path_mask, dropout_mask):
+        loss, gradients = self.differentiate(images, targets, drop_path_mask, dropout_mask)
         self.map(_add_to, self.totals.gradients, gradients)
         return ops.assign_add(self.totals.loss, loss)
 

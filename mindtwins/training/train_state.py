@@ -11,7 +11,7 @@ from mindspore import nn
 from mindtwins.checkpoint import Checkpoint, load_into
 from mindtwins.config import Config
 from mindtwins.data.loader import TrainingBatch
-from mindtwins.training.drop_masks import draw_noise
+from mindtwins.training.drop_masks import draw_drop_masks
 from mindtwins.training.ema import MovingAverage
 from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
@@ -19,7 +19,7 @@ from mindtwins.training.optimizer import AdamW
 from mindtwins.training.step import MicroBatch, StepResult, TrainStep
 
 
-class Learner:
+class TrainState:
     """A model, its optimizer, loss scale and moving average.
 
     Attributes:
@@ -71,10 +71,10 @@ class Learner:
         return result
 
     def _inputs(self, batch: TrainingBatch) -> MicroBatch:
-        keep, channel_keep = draw_noise(
+        drop_path_mask, dropout_mask = draw_drop_masks(
             self.model, self._seed, batch.step, batch.positions, self._global_batch
         )
-        return MicroBatch(batch.images, batch.targets, keep, channel_keep)
+        return MicroBatch(batch.images, batch.targets, drop_path_mask, dropout_mask)
 
     def weights(self) -> dict[str, np.ndarray]:
         """The model's weights, by name."""
@@ -88,7 +88,7 @@ class Learner:
         """Take over the state that a checkpoint holds.
 
         Raises:
-            UserError: it is not the state of such a learner.
+            UserError: it is not the state of such a train_state.
         """
         load_into(self._everything(), checkpoint)
 

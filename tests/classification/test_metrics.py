@@ -85,7 +85,7 @@ def test_scores_shared_over_processes_equal_those_of_one():
 def test_process_without_images_shares_nothing():
     scores = ImageScores(2)
     scores.add_bytes(ImageScores(2).to_bytes())
-    assert (scores.place == -1).all()
+    assert (scores.label_rank == -1).all()
 
 
 def test_nothing_evaluated_is_told_in_a_sentence():

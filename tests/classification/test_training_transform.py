@@ -65,7 +65,7 @@ def test_crop_of_the_whole_picture() -> None:
 
 
 def transform(**options: object) -> TrainingTransform:
-    plain = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "horizontal_flip": 0.0, "rand_augment": ""}
+    plain = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "auto_augment": ""}
     return TrainingTransform(48, MEAN, STD, **{**plain, "color_jitter": 0.0, **options})
 
 
@@ -93,7 +93,7 @@ def test_flip(square: Image.Image) -> None:
     straight = transform()(square, np.random.default_rng(0))
     flips = 0
     for seed in range(400):
-        ours = transform(horizontal_flip=0.3)(square, np.random.default_rng(seed))
+        ours = transform(hflip=0.3)(square, np.random.default_rng(seed))
         flipped = bool((ours != straight).any())
         np.testing.assert_array_equal(ours, straight[:, :, ::-1] if flipped else straight)
         flips += flipped
@@ -126,12 +126,12 @@ def test_color_jitter_only_without_rand_augment(square: Image.Image) -> None:
     assert (run(color_jitter=0.4) != run()).any()
     policy = "rand-m9-mstd0.5-inc1"
     np.testing.assert_array_equal(
-        run(color_jitter=0.4, rand_augment=policy), run(rand_augment=policy)
+        run(color_jitter=0.4, auto_augment=policy), run(auto_augment=policy)
     )
 
 
 def test_rand_augment_fills_with_the_mean_color(square: Image.Image) -> None:
-    augment = transform(rand_augment="rand-m9").change_colors
+    augment = transform(auto_augment="rand-m9").change_colors
     assert augment.fill == (124, 116, 104)
     assert augment.magnitude == 9
     assert augment.interpolations == (Image.Resampling.BICUBIC,)

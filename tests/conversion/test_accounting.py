@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mindtwins.conversion.accounting import AccountError, is_finite, settle, widen
+from mindtwins.conversion.accounting import AccountError, is_finite, match_parameters, widen
 from mindtwins.tensor_files import BFLOAT16
 
 SHAPES = {"x.gamma": (3,), "y.weight": (2, 3)}
@@ -21,7 +21,7 @@ def tensors():
 
 
 def test_fills_every_parameter_in_the_models_order(tensors):
-    filled, account = settle(tensors, NAMES, SHAPES)
+    filled, account = match_parameters(tensors, NAMES, SHAPES)
     assert list(filled) == list(SHAPES)
     np.testing.assert_array_equal(filled["x.gamma"], tensors["x.w"])
     np.testing.assert_array_equal(filled["y.weight"], tensors["y.w"])
@@ -30,7 +30,7 @@ def test_fills_every_parameter_in_the_models_order(tensors):
 
 
 def test_does_not_copy_what_it_can_use(tensors):
-    filled, _ = settle(tensors, NAMES, SHAPES)
+    filled, _ = match_parameters(tensors, NAMES, SHAPES)
     assert np.shares_memory(filled["y.weight"], tensors["y.w"])
 
 
@@ -50,7 +50,7 @@ def test_does_not_copy_what_it_can_use(tensors):
 def test_names_what_does_not_add_up(tensors, change, names, message):
     names = names if len(change) == 0 else NAMES | names
     with pytest.raises(AccountError, match=message):
-        settle(tensors | change, names, SHAPES)
+        match_parameters(tensors | change, names, SHAPES)
 
 
 class TestStackedTensors:
@@ -61,7 +61,9 @@ class TestStackedTensors:
 
     def test_are_split_in_order(self, tensors):
         rows = np.arange(18, dtype=np.float32).reshape(6, 3)
-        filled, account = settle({"all.w": rows, "x.w": tensors["x.w"]}, self.names, self.shapes)
+        filled, account = match_parameters(
+            {"all.w": rows, "x.w": tensors["x.w"]}, self.names, self.shapes
+        )
         np.testing.assert_array_equal(filled["q.weight"], rows[:2])
         np.testing.assert_array_equal(filled["kv.weight"], rows[2:])
         assert list(filled) == list(self.shapes)
@@ -74,24 +76,24 @@ class TestStackedTensors:
         with pytest.raises(
             AccountError, match=rf"all\.w {re.escape(str(shape))} instead of \(6, 3"
         ):
-            settle(tensors, self.names, self.shapes)
+            match_parameters(tensors, self.names, self.shapes)
 
     def test_are_of_no_use_if_a_part_has_no_place(self, tensors):
         shapes = {name: shape for name, shape in self.shapes.items() if name != "kv.weight"}
         tensors = {"all.w": np.ones((6, 3), np.float32), "x.w": tensors["x.w"]}
         with pytest.raises(AccountError, match=r"^has no use for all\.w$"):
-            settle(tensors, self.names, shapes)
+            match_parameters(tensors, self.names, shapes)
 
 
 def test_reports_all_problems_at_once(tensors):
     with pytest.raises(AccountError) as caught:
-        settle(tensors | {"z": np.ones(1)}, {"y.w": ("y.weight",), "z": ()}, SHAPES)
+        match_parameters(tensors | {"z": np.ones(1)}, {"y.w": ("y.weight",), "z": ()}, SHAPES)
     assert str(caught.value) == "lacks x.gamma; it has no use for z"
 
 
 def test_states_the_widening(tensors):
     half = {name: array.astype(np.float16) for name, array in tensors.items()}
-    filled, account = settle(tensors | {"x.w": half["x.w"]}, NAMES, SHAPES)
+    filled, account = match_parameters(tensors | {"x.w": half["x.w"]}, NAMES, SHAPES)
     assert account.widened == {"x.w": "float16"}
     assert filled["x.gamma"].dtype == np.float32
     np.testing.assert_array_equal(filled["x.gamma"], half["x.w"])

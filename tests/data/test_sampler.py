@@ -42,8 +42,8 @@ def test_partners_share_a_shard(shards: int) -> None:
 
 def step_images(sampler: TrainingSampler, step: int, micro: int) -> dict[int, int]:
     """Return image by position in the global batch."""
-    epoch, places = sampler.places(step, micro)
-    return dict(zip(sampler.positions(micro), sampler.order(epoch)[places], strict=True))
+    epoch, slots = sampler.slots(step, micro)
+    return dict(zip(sampler.positions(micro), sampler.order(epoch)[slots], strict=True))
 
 
 @pytest.mark.parametrize(("world", "accumulation"), [(2, 1), (1, 4), (2, 2), (4, 1)])
@@ -64,7 +64,7 @@ def test_epoch_has_no_image_twice_and_drops_the_rest() -> None:
     seen = [image for step in range(12) for image in step_images(sampler, step, 0).values()]
     assert len(seen) == len(set(seen)) == 96
     np.testing.assert_array_equal(seen, epoch_order(103, 0, 0)[:96])
-    assert sampler.places(12, 0)[0] == 1
+    assert sampler.slots(12, 0)[0] == 1
     assert list(step_images(sampler, 12, 0).values()) == epoch_order(103, 0, 1)[:8].tolist()
 
 
@@ -86,7 +86,7 @@ def test_micro_batches_start_anywhere_at_once() -> None:
         (step - 1, 1),
         (step, 0),
     ]
-    assert sampler.places(step - 1, 0)[0] == 299
+    assert sampler.slots(step - 1, 0)[0] == 299
     assert time.perf_counter() - start < 0.1
 
 

@@ -26,7 +26,7 @@ class Job:
 
 
 def run_ranks(*arguments, ranks=2, job=None) -> Job:
-    """Start processes as mpirun would, and wait until all of them, and the keeper, are gone."""
+    """Start processes as mpirun would, and wait until all of them, and the supervisor, are gone."""
     job = job or f"test-{uuid.uuid4()}"
     started = time.monotonic()
     processes = []
@@ -46,7 +46,7 @@ def run_ranks(*arguments, ranks=2, job=None) -> Job:
                 text=True,
             )
         )
-    # The keeper holds rank 0's output open: this waits for it too.
+    # The supervisor holds rank 0's output open: this waits for it too.
     texts = [process.communicate(timeout=50) for process in processes]
     return Job(
         [process.returncode for process in processes],
@@ -139,7 +139,7 @@ def test_exit_code_of_a_script_is_kept():
     assert job.errors == ["", ""]
 
 
-def test_keeper_finds_a_port_beside_a_stranger():
+def test_supervisor_finds_a_port_beside_a_stranger():
     name = f"test-{uuid.uuid4()}"
     with socket.create_server(("127.0.0.1", candidate_ports(f"mpirun {name}")[0])):
         job = run_ranks("nothing", job=name)

@@ -20,7 +20,7 @@ def main(argv):
         raise UserError("no such recipe")
     # On a GPU there is no bridge to MindSpore's CPU cluster to build.
     launch.begin(distribute=action != "alone", device_target="GPU")
-    here = launch.current_link()
+    here = launch.current_connection()
     if here is None:
         print("alone")
         return

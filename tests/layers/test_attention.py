@@ -52,9 +52,9 @@ def test_padding_and_cropping():
 
 def test_draw_keep():
     rates = np.array([[0.0], [0.5], [0.2]], np.float32)
-    keep = layers.draw_keep(Tensor(rates), 20000).asnumpy()
-    assert keep.shape == (3, 20000)
-    assert (keep[0] == 1).all()
-    np.testing.assert_allclose(np.unique(keep[1]), [0, 2])
-    np.testing.assert_allclose(np.unique(keep[2]), [0, 1.25])
-    np.testing.assert_allclose(keep.mean(1), 1, atol=0.03)
+    drop_path_mask = layers.draw_drop_path_mask(Tensor(rates), 20000).asnumpy()
+    assert drop_path_mask.shape == (3, 20000)
+    assert (drop_path_mask[0] == 1).all()
+    np.testing.assert_allclose(np.unique(drop_path_mask[1]), [0, 2])
+    np.testing.assert_allclose(np.unique(drop_path_mask[2]), [0, 1.25])
+    np.testing.assert_allclose(drop_path_mask.mean(1), 1, atol=0.03)

@@ -11,7 +11,7 @@ from parity import assert_stages_agree, copy_weights, photographs
 import mindtwins
 from mindtwins import layers
 from mindtwins.layers import kernels
-from mindtwins.models.twins import StagesAndLogits
+from mindtwins.models.twins import ClassifierOutputs
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomize
 
@@ -217,7 +217,7 @@ def test_whole_model(formulation, name):
     with layers.use_formulation(formulation):
         cell = mindtwins.create_model(name, num_classes=10, window_padding="mask")
     copy_weights(reference, cell)
-    assert_stages_agree(StagesAndLogits(cell), reference, photographs(99, 67))
+    assert_stages_agree(ClassifierOutputs(cell), reference, photographs(99, 67))
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)

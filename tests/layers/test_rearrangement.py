@@ -48,9 +48,11 @@ def test_scale_channels(formulation, size):
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_a_branch_counts_for_each_sample_as_much_as_its_factor(formulation):
-    x, keep = tokens(3, 5, 6, 20), np.array([[2], [0], [0.5]], np.float32)
+    x, drop_path_mask = tokens(3, 5, 6, 20), np.array([[2], [0], [0.5]], np.float32)
     with layers.use_formulation(formulation):
-        total = Function(layers.add_branch, Tensor(x), Tensor(keep))(Tensor(3 * x)).asnumpy()
+        total = Function(layers.add_branch, Tensor(x), Tensor(drop_path_mask))(
+            Tensor(3 * x)
+        ).asnumpy()
     expected = 3 * x + np.array([2, 0, 0.5])[:, None, None, None] * x
     np.testing.assert_allclose(total, expected, rtol=1e-6)
 

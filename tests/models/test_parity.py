@@ -13,9 +13,9 @@ import mindtwins
 from mindtwins.layers import Dense
 from mindtwins.models.twins import (
     MLP,
+    ClassifierOutputs,
     GlobalSubsampledAttention,
     LocallyGroupedAttention,
-    StagesAndLogits,
 )
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import amplify, randomize
@@ -28,10 +28,10 @@ MODELS = [
 
 
 @functools.cache
-def compiled(name: str) -> tuple[nn.Cell, StagesAndLogits]:
+def compiled(name: str) -> tuple[nn.Cell, ClassifierOutputs]:
     """One graph a model: other weights do not need another."""
     cell = mindtwins.create_model(name)
-    return cell, StagesAndLogits(cell)
+    return cell, ClassifierOutputs(cell)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -66,7 +66,7 @@ def test_every_window_and_rounding_rule(name, window_padding, patch_rounding, si
     ms.set_context(mode=ms.PYNATIVE_MODE)
     cell = mindtwins.create_model(name, num_classes=10, **rules)
     copy_weights(reference, cell)
-    assert_stages_agree(StagesAndLogits(cell), reference, photographs(*SIZES[size]))
+    assert_stages_agree(ClassifierOutputs(cell), reference, photographs(*SIZES[size]))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_small_and_odd_sizes_in_graph_mode(rounding, size):
     reference = randomize(create_reference("svt_tiny", 10, patch_rounding=rounding))
     cell = mindtwins.create_model("svt_tiny", 10, patch_rounding=rounding)
     copy_weights(reference, cell)
-    assert_stages_agree(StagesAndLogits(cell), reference, photographs(*size))
+    assert_stages_agree(ClassifierOutputs(cell), reference, photographs(*size))
 
 
 def test_size_must_divide():
@@ -170,10 +170,10 @@ def test_parity_fails_under_each_mutation(name, mutation):
     mutate(cell)
     images = photographs(224, 224, batch=2)
     if mutation == "none":
-        assert_stages_agree(StagesAndLogits(cell), reference, images)
+        assert_stages_agree(ClassifierOutputs(cell), reference, images)
     else:
         with pytest.raises(AssertionError, match="of its std"):
-            assert_stages_agree(StagesAndLogits(cell), reference, images)
+            assert_stages_agree(ClassifierOutputs(cell), reference, images)
 
 
 class WeightedSum(nn.Cell):

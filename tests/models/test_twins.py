@@ -33,10 +33,10 @@ def test_keep_factors_scale_each_branch_per_sample():
     ms.set_context(mode=ms.PYNATIVE_MODE)
     model = mindtwins.create_model("svt_tiny", num_classes=10)
     plain = model(images()).asnumpy()
-    keep = np.ones((12, 2), np.float32)
-    np.testing.assert_allclose(model(images(), Tensor(keep)).asnumpy(), plain, atol=1e-6)
-    keep[:, 1] = 0
-    dropped = model(images(), Tensor(keep)).asnumpy()
+    drop_path_mask = np.ones((12, 2), np.float32)
+    np.testing.assert_allclose(model(images(), Tensor(drop_path_mask)).asnumpy(), plain, atol=1e-6)
+    drop_path_mask[:, 1] = 0
+    dropped = model(images(), Tensor(drop_path_mask)).asnumpy()
     np.testing.assert_allclose(dropped[0], plain[0], atol=1e-6)
     assert np.abs(dropped[1] - plain[1]).max() > 0.01
 

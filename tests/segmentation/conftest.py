@@ -42,5 +42,5 @@ def pair_folder(photograph: np.ndarray, tmp_path: Path) -> Path:
 def pairs(pair_folder: Path) -> ImageLabelFolder:
     """The eight pairs as a data set of five classes, with 0 ignored."""
     return ImageLabelFolder(
-        pair_folder / "images", pair_folder / "labels", CLASSES, reduce_zero_label=True
+        pair_folder / "images", pair_folder / "labels", CLASSES, ignore_label_zero=True
     )

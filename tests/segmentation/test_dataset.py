@@ -45,15 +45,15 @@ def test_labels_from_zero(pair_folder: Path) -> None:
     np.testing.assert_array_equal(pairs.read(1)[1], raw)
 
 
-@pytest.mark.parametrize("reduce_zero_label", [False, True])
-def test_255_is_ignored(pair_folder: Path, reduce_zero_label: bool) -> None:
+@pytest.mark.parametrize("ignore_label_zero", [False, True])
+def test_255_is_ignored(pair_folder: Path, ignore_label_zero: bool) -> None:
     labels = np.full((45, 60), 1, np.uint8)
     labels[:3] = 255
     Image.fromarray(labels).save(pair_folder / "labels" / "0.png")
     pairs = ImageLabelFolder(
-        pair_folder / "images", pair_folder / "labels", FIVE, reduce_zero_label=reduce_zero_label
+        pair_folder / "images", pair_folder / "labels", FIVE, ignore_label_zero=ignore_label_zero
     )
-    expected = np.where(labels == 255, 255, 0 if reduce_zero_label else 1)
+    expected = np.where(labels == 255, 255, 0 if ignore_label_zero else 1)
     np.testing.assert_array_equal(pairs.read(0)[1], expected)
 
 
@@ -63,7 +63,7 @@ def test_most_classes(pair_folder: Path) -> None:
     folders = pair_folder / "images", pair_folder / "labels"
     names = [str(number) for number in range(256)]
     np.testing.assert_array_equal(ImageLabelFolder(*folders, names[:255]).read(0)[1], labels)
-    shifted = ImageLabelFolder(*folders, names[:254], reduce_zero_label=True).read(0)[1]
+    shifted = ImageLabelFolder(*folders, names[:254], ignore_label_zero=True).read(0)[1]
     np.testing.assert_array_equal(shifted, np.where(labels == 255, 255, labels - np.uint8(1)))
     for count in (0, 256):
         with refused(f"{count} classes are named: a label file of 8 bits has room for 1 to 255"):
@@ -90,7 +90,7 @@ def test_ade20k(pair_folder: Path, tmp_path: Path) -> None:
         (root / kind).mkdir(parents=True)
         (pair_folder / files).rename(root / kind / "training")
     pairs = ade20k.find_ade20k(root, "train")
-    assert (len(pairs), pairs.num_classes, pairs.reduce_zero_label) == (8, 150, True)
+    assert (len(pairs), pairs.num_classes, pairs.ignore_label_zero) == (8, 150, True)
     assert find_pairs(root, "training", FIVE).paths == pairs.paths
     with refused("images/validation of the images does not exist"):
         ade20k.find_ade20k(root, "val")

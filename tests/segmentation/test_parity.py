@@ -17,7 +17,7 @@ import mindtwins
 from mindtwins.conversion.verify import TOLERATED
 from mindtwins.reference.segmentors import create_segmentation_reference
 from mindtwins.reference.weights import amplify, randomize
-from mindtwins.segmentation.segmentor import StagesAndLogits
+from mindtwins.segmentation.segmentor import SegmentorOutputs
 
 TINY = ("fpn_svt_tiny", "upernet_svt_tiny")
 OFFICIAL = {
@@ -47,7 +47,7 @@ def stages(name):
 @pytest.mark.parametrize("name", mindtwins.list_segmentors())
 def test_every_segmentor_at_512(name):
     segmentor, reference = pair(name)
-    rows = assert_same_up_to_rounding(StagesAndLogits(segmentor), reference, photographs(512, 512))
+    rows = assert_same_up_to_rounding(SegmentorOutputs(segmentor), reference, photographs(512, 512))
     assert [row.stage for row in rows] == stages(name)
 
 
@@ -64,7 +64,7 @@ SIZES = {"one axis": (448, 512), "both axes": (200, 260), "as in ADE20K": (512, 
 def test_sizes_that_need_padding(name, size):
     ms.set_context(mode=ms.PYNATIVE_MODE)  # without a graph to build for each
     segmentor, reference = pair(name)
-    assert_same_up_to_rounding(StagesAndLogits(segmentor), reference, photographs(*SIZES[size]))
+    assert_same_up_to_rounding(SegmentorOutputs(segmentor), reference, photographs(*SIZES[size]))
 
 
 @pytest.mark.slow
@@ -79,14 +79,14 @@ def test_sizes_that_need_padding(name, size):
 )
 def test_published_models_at_sizes_that_need_padding(name, size):
     segmentor, reference = pair(name)
-    assert_same_up_to_rounding(StagesAndLogits(segmentor), reference, photographs(*SIZES[size]))
+    assert_same_up_to_rounding(SegmentorOutputs(segmentor), reference, photographs(*SIZES[size]))
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_official_dialect(name):
     ms.set_context(mode=ms.PYNATIVE_MODE)
     segmentor, reference = pair(name, **OFFICIAL)
-    assert_same_up_to_rounding(StagesAndLogits(segmentor), reference, photographs(163, 99))
+    assert_same_up_to_rounding(SegmentorOutputs(segmentor), reference, photographs(163, 99))
 
 
 @pytest.mark.parametrize(
@@ -198,9 +198,9 @@ class WeightedSum(nn.Cell):
         self.model = model
         self.weights = [Tensor(array) for array in weights]
 
-    def construct(self, images, channel_keep):
+    def construct(self, images, dropout_mask):
         total = 0.0
-        for i, output in enumerate(self.model(images, None, channel_keep)):
+        for i, output in enumerate(self.model(images, None, dropout_mask)):
             total = total + (output * self.weights[i]).sum()
         return total
 
@@ -225,8 +225,8 @@ def test_gradient_of_every_parameter(name):
     if hasattr(reference, "auxiliary_head"):
         channels.append(reference.auxiliary_head.conv_seg.in_channels)
     assert segmentor.dropout_channels == sum(channels)
-    keep = ((random.random((4, sum(channels))) > 0.1) / 0.9).astype(np.float32)
-    decode, *auxiliary = torch.from_numpy(keep).split(channels, 1)
+    dropout_mask = ((random.random((4, sum(channels))) > 0.1) / 0.9).astype(np.float32)
+    decode, *auxiliary = torch.from_numpy(dropout_mask).split(channels, 1)
     reference.decode_head.dropout = Factors(decode)
     if auxiliary:
         reference.auxiliary_head.dropout = Factors(*auxiliary)
@@ -236,7 +236,7 @@ def test_gradient_of_every_parameter(name):
     segmentor.set_train()
     parameters = list(segmentor.trainable_params())
     model = WeightedSum(segmentor, weights)
-    gradients = ms.grad(model, None, parameters)(Tensor(images), Tensor(keep))
+    gradients = ms.grad(model, None, parameters)(Tensor(images), Tensor(dropout_mask))
     found = {name_in_torch(p.name): g.asnumpy() for p, g in zip(parameters, gradients, strict=True)}
     found |= {
         name_in_torch(p.name): p.asnumpy() for p in segmentor.get_parameters() if "moving" in p.name

@@ -65,10 +65,10 @@ def test_steps_equal_pytorchs(name: str):
         labels = rng.integers(0, CLASSES, (4, SIZE, SIZE)).astype(np.int32)
         labels[rng.random(labels.shape) < 0.1] = IGNORED
         kept = rng.random((4, model.dropout_channels)) >= model.dropout_rate
-        keep = (kept / (1 - model.dropout_rate)).astype(np.float32)
+        dropout_mask = (kept / (1 - model.dropout_rate)).astype(np.float32)
         start = 0
         for head, channels in zip(heads, model.dropped, strict=True):
-            head.dropout.factors = torch.from_numpy(keep[:, start : start + channels])
+            head.dropout.factors = torch.from_numpy(dropout_mask[:, start : start + channels])
             start += channels
         loss = 0
         for output, weight in zip(reference(torch.from_numpy(images)), weights, strict=True):
@@ -80,7 +80,7 @@ def test_steps_equal_pytorchs(name: str):
         theirs.zero_grad()
         loss.backward()
         theirs.step()
-        result = step([MicroBatch(images, labels, None, keep)], LR)
+        result = step([MicroBatch(images, labels, None, dropout_mask)], LR)
         assert result.loss == pytest.approx(loss.item(), rel=1e-4)
 
     expected = {n: t.numpy() for n, t in reference.state_dict().items()}

@@ -224,8 +224,8 @@ def test_steps_can_be_left_out(photograph: np.ndarray, labels: np.ndarray) -> No
         STD,
         scale=(640, 427),
         ratio_range=(1.0, 1.0),
-        horizontal_flip=0.0,
-        color_distortion=False,
+        hflip=0.0,
+        photometric_distortion=False,
     )
     picture, targets = transform(photograph, labels, sample_generator(0, 0, 0))
     expected = ((photograph - MEAN_255) / STD_255).transpose(2, 0, 1)

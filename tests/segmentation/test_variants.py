@@ -13,9 +13,9 @@ from mindtwins.config import ValidateConfig
 from mindtwins.errors import UserError
 from mindtwins.segmentation.variants import (
     resolve_segmentor,
+    resolve_widths,
     segmentor_metadata,
     segmentor_shapes,
-    settle_widths,
 )
 from mindtwins.tasks import create_task
 from mindtwins.training.distributed import World
@@ -165,9 +165,9 @@ def test_dropped_channels():
     segmentor.decode_head.conv_seg.bias.set_data(Tensor(np.arange(5, dtype=np.float32)))
     batch = images(2, 3, 64, 64)
     plain = segmentor(batch).asnumpy()
-    keep = np.zeros((2, 96), np.float32)
-    keep[0, :64] = 2
-    factored = segmentor(batch, None, Tensor(keep)).asnumpy()
+    dropout_mask = np.zeros((2, 96), np.float32)
+    dropout_mask[0, :64] = 2
+    factored = segmentor(batch, None, Tensor(dropout_mask)).asnumpy()
     bias = np.arange(5)[:, None, None]
     np.testing.assert_allclose(factored[0] - bias, 2 * (plain[0] - bias), atol=1e-5)
     np.testing.assert_array_equal(factored[1] - bias, 0)
@@ -176,9 +176,9 @@ def test_dropped_channels():
 def test_what_is_kept_of_the_auxiliary_head_comes_last():
     ms.set_context(mode=ms.PYNATIVE_MODE)
     segmentor = mindtwins.create_segmentor("upernet_svt_tiny", 5).set_train()
-    keep = np.ones((2, 96), np.float32)
-    keep[:, 64:] = 0
-    logits, auxiliary = segmentor(images(2, 3, 64, 64), None, Tensor(keep))
+    dropout_mask = np.ones((2, 96), np.float32)
+    dropout_mask[:, 64:] = 0
+    logits, auxiliary = segmentor(images(2, 3, 64, 64), None, Tensor(dropout_mask))
     assert not auxiliary.asnumpy().any()
     assert logits.asnumpy().std() > 0.001
 
@@ -194,7 +194,7 @@ def test_wrong_shape(shape, message):
 
 def test_a_checkpoint_says_what_it_is_of(tmp_path):
     segmentor = mindtwins.create_segmentor("upernet_svt_tiny", 5, auxiliary_channels=16)
-    widths = settle_widths("upernet_svt_tiny", None, 16)
+    widths = resolve_widths("upernet_svt_tiny", None, 16)
     metadata = segmentor_metadata("upernet_svt_tiny", 5, 3, widths)
     metadata["dialect"] = vars(segmentor.dialect) | {"patch_rounding": "floor"}
     tensors = {p.name: p.asnumpy() for p in segmentor.get_parameters()}

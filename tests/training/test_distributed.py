@@ -154,8 +154,8 @@ def test_bad_file_on_one_rank_stops_after_the_last_step(digits, tmp_path, launch
     # An image of rank 1 in the first epoch's last step, damaged before it is read ahead.
     trainer = trainer_of(parse_config(TrainConfig, arguments(digits, tmp_path / "none", 4), ""))
     sampler = replace(trainer.loader.sampler, batch_size=2, rank=1, world=2)
-    _, places = sampler.places(19, 0)
-    bad = Path(trainer.loader.dataset.paths[sampler.order(0)[places[0]]])
+    _, slots = sampler.slots(19, 0)
+    bad = Path(trainer.loader.dataset.paths[sampler.order(0)[slots[0]]])
     content = bad.read_bytes()
     job = Job(launcher, tmp_path, "train.py", *arguments(digits, stopped, 2))
     job.wait_until(lambda: "compiling" in job.output())

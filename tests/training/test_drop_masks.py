@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from mindtwins.training.drop_masks import draw_noise
+from mindtwins.training.drop_masks import draw_drop_masks
 
 
 def model(*rates: float, **dropout: float) -> SimpleNamespace:
@@ -14,19 +14,19 @@ def model(*rates: float, **dropout: float) -> SimpleNamespace:
 
 
 def test_rates_and_factors():
-    keep, _ = draw_noise(model(0.0, 0.25, 0.5), 3, 7, np.arange(20000), 20000)
-    assert keep.shape == (3, 20000) and keep.dtype == np.float32
-    assert set(np.unique(keep[0])) == {1}
-    assert set(np.unique(keep[1])) == {0, np.float32(1 / 0.75)}
-    assert abs((keep[1] == 0).mean() - 0.25) < 0.012  # four standard deviations
-    assert abs((keep[2] == 0).mean() - 0.5) < 0.014
-    assert abs(np.corrcoef(keep[1], keep[2])[0, 1]) < 0.03
+    drop_path_mask, _ = draw_drop_masks(model(0.0, 0.25, 0.5), 3, 7, np.arange(20000), 20000)
+    assert drop_path_mask.shape == (3, 20000) and drop_path_mask.dtype == np.float32
+    assert set(np.unique(drop_path_mask[0])) == {1}
+    assert set(np.unique(drop_path_mask[1])) == {0, np.float32(1 / 0.75)}
+    assert abs((drop_path_mask[1] == 0).mean() - 0.25) < 0.012  # four standard deviations
+    assert abs((drop_path_mask[2] == 0).mean() - 0.5) < 0.014
+    assert abs(np.corrcoef(drop_path_mask[1], drop_path_mask[2])[0, 1]) < 0.03
 
 
 def test_masks_follow_seed_step_and_position_only():
     def draw(seed: int, step: int, positions: np.ndarray) -> list[np.ndarray]:
         drops = model(*[0.5] * 4, dropout_channels=8, dropout_rate=0.5)
-        branches, channels = draw_noise(drops, seed, step, positions, 16)
+        branches, channels = draw_drop_masks(drops, seed, step, positions, 16)
         return [branches.T, channels]
 
     whole = draw(3, 7, np.arange(16))
@@ -38,8 +38,8 @@ def test_masks_follow_seed_step_and_position_only():
 
 def test_channels_are_dropped_whole_and_only_where_there_is_dropout():
     drops = model(0.0, 0.0, dropout_channels=500, dropout_rate=0.1)
-    keep, channels = draw_noise(drops, 0, 0, np.arange(64), 64)
-    assert keep is None
+    drop_path_mask, channels = draw_drop_masks(drops, 0, 0, np.arange(64), 64)
+    assert drop_path_mask is None
     assert channels.shape == (64, 500) and set(np.unique(channels)) == {0, np.float32(1 / 0.9)}
     assert abs((channels == 0).mean() - 0.1) < 0.007
-    assert draw_noise(model(0.0), 0, 0, np.arange(64), 64) == (None, None)
+    assert draw_drop_masks(model(0.0), 0, 0, np.arange(64), 64) == (None, None)

@@ -120,9 +120,9 @@ class Toy(nn.Cell):
             values = rng.normal(size=parameter.shape) / parameter.shape[-1] ** 0.5
             parameter.set_data(Tensor(values, ms.float32))
 
-    def construct(self, images, keep):
+    def construct(self, images, drop_path_mask):
         x = self.body(ops.reshape(images, (images.shape[0], -1)))
-        x = x + ops.gelu(self.branch(x)) * ops.transpose(keep, (1, 0))
+        x = x + ops.gelu(self.branch(x)) * ops.transpose(drop_path_mask, (1, 0))
         return self.head(x)
 
 
