@@ -12,8 +12,13 @@ from mindtwins.classification.transforms import EvaluationTransform, TrainingTra
 from mindtwins.data.decode import read_rgb
 from mindtwins.data.image_folder import ImageFolder
 from mindtwins.data.loader import TrainingLoader
-from mindtwins.data.pipeline import BatchPipeline, load_rows, load_slots, report, worker_count
-from mindtwins.data.randomness import sample_generator
+from mindtwins.data.pipeline import (
+    BatchPipeline,
+    load_evaluation_rows,
+    load_training_rows,
+    report,
+    worker_count,
+)
 from mindtwins.data.sampler import EvaluationSampler, TrainingSampler
 from mindtwins.errors import UserError
 
@@ -152,9 +157,9 @@ def build_evaluation_loader(
 
 @dataclass(frozen=True)
 class _TrainingBatches:
-    """(step, micro) to the arrays of a training batch."""
+    """(step, micro) to a training batch; targets (b, num_classes), smoothed and mixed."""
 
-    columns = ("images", "targets", "labels", "index", "problems")
+    columns = ("images", "targets", "wanted", "index", "problems")
 
     dataset: ImageFolder
     transform: TrainingTransform
@@ -163,27 +168,24 @@ class _TrainingBatches:
     skip_bad_images: bool
 
     def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
-        step, micro = (int(number) for number in request)
-        epoch, slots = self.sampler.slots(step, micro)
         size = self.transform.image_size
-        images = np.zeros((len(slots), 3, size, size), dtype=np.float32)
+        images = np.zeros((self.sampler.batch_size, 3, size, size), dtype=np.float32)
 
-        def load(row: int, index: int) -> None:
-            rng = sample_generator(self.sampler.seed, epoch, index)
+        def load(row: int, index: int, rng: np.random.Generator) -> None:
             self.transform(read_rgb(self.dataset.paths[index]), rng, out=images[row])
 
-        order = self.sampler.order(epoch)
-        index, problems = load_slots(order, slots, load, self.skip_bad_images)
-        labels = self.dataset.labels[index]
+        rows = load_training_rows(self.sampler, request, load, self.skip_bad_images)
+        _, index, _ = rows
+        step, micro = (int(number) for number in request)
         targets = self.mixing(
             images,
-            labels,
+            self.dataset.labels[index],
             seed=self.sampler.seed,
             step=step,
             positions=self.sampler.positions(micro),
             global_batch=self.sampler.global_batch,
         )
-        return images, targets, labels, index, problems
+        return images, targets, *rows
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,6 @@ class _EvaluationBatches:
         def load(row: int, image: int) -> None:
             self.transform(read_rgb(self.dataset.paths[image]), out=images[row])
 
-        valid, problems = load_rows(index, load)
+        valid, problems = load_evaluation_rows(index, load)
         labels = np.where(valid, self.dataset.labels[index], np.int32(0))
         return images, labels, index, valid, problems

@@ -27,30 +27,34 @@ class TrainingBatch:
     """One micro-batch of b images.
 
     Attributes:
-        images: float32 (b, 3, image_size, image_size), augmented, normalized and mixed.
-        targets: what the loss compares with. Classification: float32 (b, num_classes), the soft
-            targets with smoothing and mixing applied. Segmentation: int32 (b, image_size,
-            image_size), each pixel's class, or 255 where there is none.
+        images: float32 (b, 3, image_size, image_size), augmented and normalized.
+        targets: what the loss compares with: an array, or a tuple of arrays of any shapes whose
+            first axis is b.
         index: int64 (b,), each image's index in the data set's `paths`.
         positions: int64 (b,), each image's position in the global batch.
         epoch: counted from 0.
         step: the optimizer step, counted from 0 over the whole run.
         micro: which of the step's micro-batches, 0 to accumulation - 1.
-        labels: int32 (b,), each image's own class; None for segmentation.
     """
 
     images: np.ndarray
-    targets: np.ndarray
+    targets: np.ndarray | tuple[np.ndarray, ...]
     index: np.ndarray
     positions: np.ndarray
     epoch: int
     step: int
     micro: int
-    labels: np.ndarray | None = None
 
 
 class TrainingLoader:
-    """Yields the training batches of one rank; see `build_training_loader`.
+    """Yields the training batches of one rank.
+
+    Args:
+        dataset: the images.
+        sampler: which image is seen when.
+        pipeline: (step, micro) to "images", one column or more whose names begin with "targets",
+            and the "wanted", "index" and "problems" of `load_training_rows`.
+        skip_bad_images: log and count unreadable images instead of raising.
 
     Attributes:
         dataset: the images.
@@ -87,12 +91,18 @@ class TrainingLoader:
         """
         for row in self._pipeline(self.sampler.micro_batches(start_step, stop_step)):
             step, micro = (int(number) for number in row.pop("request"))
-            epoch, slots = self.sampler.slots(step, micro)
-            wanted = self.sampler.order(epoch)[slots]
             self.skipped += report(
-                self.dataset.paths, wanted, row.pop("problems"), self._skip_bad_images
+                self.dataset.paths, row["wanted"], row["problems"], self._skip_bad_images
             )
             if row["index"].min() < 0:
                 raise UserError(f"not one image of {self.dataset.root} can be read")
-            positions = self.sampler.positions(micro)
-            yield TrainingBatch(**row, positions=positions, epoch=epoch, step=step, micro=micro)
+            targets = tuple(array for name, array in row.items() if name.startswith("targets"))
+            yield TrainingBatch(
+                row["images"],
+                targets[0] if len(targets) == 1 else targets,
+                row["index"],
+                self.sampler.positions(micro),
+                epoch=step // self.sampler.steps_per_epoch,
+                step=step,
+                micro=micro,
+            )

@@ -20,6 +20,8 @@ import mindspore.dataset as ds
 import numpy as np
 
 from mindtwins.data.decode import UnreadableImage
+from mindtwins.data.randomness import sample_generator
+from mindtwins.data.sampler import TrainingSampler
 from mindtwins.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -136,43 +138,50 @@ def worker_count(requested: int) -> int:
     return min(requested, cores)
 
 
-# (row of the batch, index of the image): read the image and fill the row. Raises UnreadableImage,
-# with the row as it was.
-Load = Callable[[int, int], None]
-
-
-def load_slots(
-    order: np.ndarray, slots: np.ndarray, load: Load, skip_bad_images: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fill the rows of a training batch with the images at `slots` of an epoch's order.
+def load_training_rows(
+    sampler: TrainingSampler,
+    request: np.ndarray,
+    load: Callable[[int, int, np.random.Generator], None],
+    skip_bad_images: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fill the rows of a training batch with the images that the sampler has for it.
 
     Args:
-        order: int64 (number of images,).
-        slots: int64 (b,).
-        load: fills a row.
+        sampler: which image is seen when.
+        request: (step, micro).
+        load: (row of the batch, index of the image, its generator): reads the image and fills the
+            row. Raises UnreadableImage, with the row as it was.
         skip_bad_images: whether the next readable image takes the place of an unreadable one.
 
     Returns:
-        int64 (b,): the images used, -1 where there is none; and str (b,): what was wrong with the
-        first one that was tried.
+        int64 (b,): the images that were wanted; int64 (b,): those used, -1 where there is none; and
+        str (b,): what was wrong with the first one that was tried.
     """
+    epoch, slots = sampler.slots(*map(int, request))
+    order = sampler.order(epoch)
     used = np.full(len(slots), -1, dtype=np.int64)
     problems = [""] * len(slots)
     for row, slot in enumerate(slots):
         for ahead in range(len(order) if skip_bad_images else 1):
             index = int(order[(slot + ahead) % len(order)])
             try:
-                load(row, index)
+                load(row, index, sample_generator(sampler.seed, epoch, index))
             except UnreadableImage as error:
                 problems[row] = problems[row] or str(error)
             else:
                 used[row] = index
                 break
-    return used, np.array(problems)
+    return order[slots], used, np.array(problems)
 
 
-def load_rows(index: np.ndarray, load: Load) -> tuple[np.ndarray, np.ndarray]:
+def load_evaluation_rows(
+    index: np.ndarray, load: Callable[[int, int], None]
+) -> tuple[np.ndarray, np.ndarray]:
     """Fill the rows of an evaluation batch with the images `index`, -1 where there is none.
+
+    Args:
+        index: int64 (b,).
+        load: (row of the batch, index of the image), as for `load_training_rows`.
 
     Returns:
         bool (b,): which rows are filled; and str (b,): what is wrong with those that are not.

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindtwins.data.loader import TrainingLoader
-from mindtwins.data.pipeline import BatchPipeline, load_rows, load_slots, report, worker_count
-from mindtwins.data.randomness import sample_generator
+from mindtwins.data.pipeline import (
+    BatchPipeline,
+    load_evaluation_rows,
+    load_training_rows,
+    report,
+    worker_count,
+)
 from mindtwins.data.sampler import TrainingSampler
 from mindtwins.segmentation.dataset import IGNORED, ImageLabelFolder
 from mindtwins.segmentation.transforms import SegmentationTransform, TestTransform
@@ -96,7 +101,7 @@ def build_segmentation_training_loader(
 ) -> TrainingLoader:
     """Build the loader of one rank's training batches.
 
-    Arguments, order and errors are those of `mindtwins.data.build_training_loader`.
+    Arguments, order and errors are those of `mindtwins.data.loader`'s samplers and pipelines.
     """
     sampler = TrainingSampler(len(dataset), batch_size, seed, rank, world, accumulation)
     batches = _TrainingBatches(dataset, transform, sampler, skip_bad_images)
@@ -168,9 +173,9 @@ def equal_size_batches(sizes: list[tuple[int, int]], batch_size: int) -> list[np
 
 @dataclass(frozen=True)
 class _TrainingBatches:
-    """(step, micro) to the arrays of a training batch."""
+    """(step, micro) to a training batch; targets (b, size, size), 255 where there is no class."""
 
-    columns = ("images", "targets", "index", "problems")
+    columns = ("images", "targets", "wanted", "index", "problems")
 
     dataset: ImageLabelFolder
     transform: SegmentationTransform
@@ -178,19 +183,15 @@ class _TrainingBatches:
     skip_bad_images: bool
 
     def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
-        step, micro = (int(number) for number in request)
-        epoch, slots = self.sampler.slots(step, micro)
-        size = self.transform.image_size
-        images = np.zeros((len(slots), 3, size, size), dtype=np.float32)
-        targets = np.full((len(slots), size, size), IGNORED, dtype=np.int32)
+        count, size = self.sampler.batch_size, self.transform.image_size
+        images = np.zeros((count, 3, size, size), dtype=np.float32)
+        targets = np.full((count, size, size), IGNORED, dtype=np.int32)
 
-        def load(row: int, index: int) -> None:
-            rng = sample_generator(self.sampler.seed, epoch, index)
+        def load(row: int, index: int, rng: np.random.Generator) -> None:
             images[row], targets[row] = self.transform(*self.dataset.read(index), rng)
 
-        order = self.sampler.order(epoch)
-        index, problems = load_slots(order, slots, load, self.skip_bad_images)
-        return images, targets, index, problems
+        rows = load_training_rows(self.sampler, request, load, self.skip_bad_images)
+        return images, targets, *rows
 
 
 @dataclass(frozen=True)
@@ -218,5 +219,5 @@ class _EvaluationBatches:
             for view, picture in zip(views, self.transform(image), strict=True):
                 view[row] = picture
 
-        valid, problems = load_rows(request, load)
+        valid, problems = load_evaluation_rows(request, load)
         return *views, labels, valid, problems

@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindtwins.layers import sum_of_squares
+from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
 from mindtwins.training.optimizer import AdamW
 
@@ -19,14 +20,15 @@ class MicroBatch(NamedTuple):
 
     Attributes:
         images: float32 (N, C, H, W).
-        targets: what the loss compares the model's output with.
+        targets: what the loss compares the model's output with: an array, or a tuple of arrays of
+            any shapes.
         drop_path_mask: float32 (branches, N), factors of the residual branches; None keeps all.
         dropout_mask: float32 (N, channels), factors of the channels before the classifiers; None
             for models without dropout.
     """
 
     images: np.ndarray
-    targets: np.ndarray
+    targets: np.ndarray | tuple[np.ndarray, ...]
     drop_path_mask: np.ndarray | None = None
     dropout_mask: np.ndarray | None = None
 
@@ -55,7 +57,7 @@ class TrainStep:
 
     Args:
         model: (images, drop_path_mask) or (images, drop_path_mask, dropout_mask) -> output.
-        loss: (output, targets) -> float32 scalar, a mean over the images.
+        loss: (output, *targets) -> float32 scalar, a mean over the images.
         optimizer: its parameters are what is differentiated.
         loss_scale: dynamic, or constantly 1.
         clip: largest global norm of the gradient; 0 for no limit.
@@ -73,6 +75,8 @@ class TrainStep:
         accumulation: int = 1,
         reducer: nn.Cell | None = None,
     ) -> None:
+        self.optimizer = optimizer
+        self.loss_scale = loss_scale
         differentiate = _Differentiate(model, loss, optimizer, loss_scale)
         update = _Update(optimizer, loss_scale, clip, accumulation, reducer)
         self.accumulates = accumulation > 1
@@ -85,9 +89,7 @@ class TrainStep:
 
     def __call__(self, batches: Sequence[MicroBatch], lr: float) -> StepResult:
         """Make one optimizer step at the learning rate `lr`."""
-        inputs = [
-            tuple(None if array is None else Tensor(array) for array in batch) for batch in batches
-        ]
+        inputs = [_graph_inputs(batch) for batch in batches]
         rate = Tensor(lr, ms.float32)
         if self.accumulates:
             for batch in inputs:
@@ -97,6 +99,49 @@ class TrainStep:
             results = self._step(rate, *inputs[0])
         loss, norm, finite = (tensor.asnumpy().item() for tensor in results)
         return StepResult(loss, norm, finite)
+
+
+def build_train_step(
+    model: nn.Cell,
+    loss: nn.Cell,
+    *,
+    weight_decay: float = 0.05,
+    no_decay: Sequence[str] = ("1d", "pos_block"),
+    layer_decay: float = 1.0,
+    freeze_backbone: bool = False,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    clip_grad: float = 5.0,
+    accumulation: int = 1,
+    loss_scale: LossScale | None = None,
+    reducer: nn.Cell | None = None,
+) -> TrainStep:
+    """A training step of AdamW with the recipes' defaults.
+
+    Args:
+        model, loss, accumulation, reducer: see `TrainStep`.
+        weight_decay, no_decay, layer_decay, freeze_backbone: see `parameter_groups`.
+        betas, eps: see `AdamW`.
+        clip_grad: largest global norm of the gradient; 0 for no limit.
+        loss_scale: None for none.
+    """
+    groups = parameter_groups(model, weight_decay, no_decay, layer_decay, freeze_backbone)
+    return TrainStep(
+        model,
+        loss,
+        AdamW(groups, betas, eps),
+        loss_scale or LossScale(1.0, 1, dynamic=False),
+        clip_grad,
+        accumulation,
+        reducer,
+    )
+
+
+def _graph_inputs(batch: MicroBatch) -> tuple[Tensor | None, ...]:
+    """Images, masks and targets as the graphs take them, the targets last: there may be several."""
+    targets = batch.targets if isinstance(batch.targets, tuple) else (batch.targets,)
+    arrays = (batch.images, batch.drop_path_mask, batch.dropout_mask, *targets)
+    return tuple(None if array is None else Tensor(array) for array in arrays)
 
 
 def global_norm(tensors: tuple[Tensor, ...]) -> Tensor:
@@ -132,12 +177,12 @@ class _ScaledLoss(nn.Cell):
         self.model = model
         self.loss = loss
 
-    def construct(self, scale, images, targets, drop_path_mask, dropout_mask):
+    def construct(self, scale, images, drop_path_mask, dropout_mask, *targets):
         if dropout_mask is None:
             output = self.model(images, drop_path_mask)
         else:
             output = self.model(images, drop_path_mask, dropout_mask)
-        loss = self.loss(output, targets)
+        loss = self.loss(output, *targets)
         return loss * scale, loss
 
 
@@ -152,8 +197,8 @@ class _Differentiate(nn.Cell):
         self.scale = loss_scale.scale
         self.grad = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters, has_aux=True)
 
-    def construct(self, images, targets, drop_path_mask, dropout_mask):
-        (_, loss), gradients = self.grad(self.scale, images, targets, drop_path_mask, dropout_mask)
+    def construct(self, images, drop_path_mask, dropout_mask, *targets):
+        (_, loss), gradients = self.grad(self.scale, images, drop_path_mask, dropout_mask, *targets)
         return loss, gradients
 
 
@@ -202,8 +247,8 @@ class _Step(nn.Cell):
         self.differentiate = differentiate
         self.update = update
 
-    def construct(self, lr, images, targets, drop_path_mask, dropout_mask):
-        loss, gradients = self.differentiate(images, targets, drop_path_mask, dropout_mask)
+    def construct(self, lr, images, drop_path_mask, dropout_mask, *targets):
+        loss, gradients = self.differentiate(images, drop_path_mask, dropout_mask, *targets)
         return self.update(loss, gradients, lr)
 
 
@@ -225,8 +270,8 @@ class _Add(nn.Cell):
         self.totals = totals
         self.map = ops.HyperMap()
 
-    def construct(self, images, targets, drop_path_mask, dropout_mask):
-        loss, gradients = self.differentiate(images, targets, drop_path_mask, dropout_mask)
+    def construct(self, images, drop_path_mask, dropout_mask, *targets):
+        loss, gradients = self.differentiate(images, drop_path_mask, dropout_mask, *targets)
         self.map(_add_to, self.totals.gradients, gradients)
         return ops.assign_add(self.totals.loss, loss)
 

@@ -13,10 +13,8 @@ from mindtwins.config import Config
 from mindtwins.data.loader import TrainingBatch
 from mindtwins.training.drop_masks import draw_drop_masks
 from mindtwins.training.ema import MovingAverage
-from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.optimizer import AdamW
-from mindtwins.training.step import MicroBatch, StepResult, TrainStep
+from mindtwins.training.step import MicroBatch, StepResult, build_train_step
 
 
 class TrainState:
@@ -42,23 +40,20 @@ class TrainState:
         self.loss_scale = LossScale(
             config.loss_scale, config.loss_scale_window, dynamic=config.amp_level != "O0"
         )
-        groups = parameter_groups(
-            model,
-            config.weight_decay,
-            config.no_decay,
-            config.layer_decay,
-            config.freeze_backbone,
-        )
-        self._optimizer = AdamW(groups, config.betas, config.eps)
         self.average = MovingAverage(model, config.ema_decay) if config.ema else None
-        self._step = TrainStep(
+        self._step = build_train_step(
             model,
             loss,
-            self._optimizer,
-            self.loss_scale,
-            config.clip_grad,
-            config.gradient_accumulation_steps,
-            reducer,
+            weight_decay=config.weight_decay,
+            no_decay=config.no_decay,
+            layer_decay=config.layer_decay,
+            freeze_backbone=config.freeze_backbone,
+            betas=config.betas,
+            eps=config.eps,
+            clip_grad=config.clip_grad,
+            accumulation=config.gradient_accumulation_steps,
+            loss_scale=self.loss_scale,
+            reducer=reducer,
         )
         self._seed = config.seed
         self._global_batch = global_batch
@@ -88,12 +83,12 @@ class TrainState:
         """Take over the state that a checkpoint holds.
 
         Raises:
-            UserError: it is not the state of such a train_state.
+            UserError: it is not the state of such a run.
         """
         load_into(self._everything(), checkpoint)
 
     def _everything(self) -> nn.Cell:
-        parts = [self.model, self._optimizer, self.loss_scale]
+        parts = [self.model, self._step.optimizer, self.loss_scale]
         if self.average is not None:
             parts.append(self.average)
         return _Parts(parts)

@@ -16,19 +16,22 @@ from mindtwins.models.variants import VARIANTS, Variant
 from mindtwins.reference import create_reference
 from mindtwins.reference import twins as reference_twins
 from mindtwins.reference.weights import randomize
-from mindtwins.training.groups import parameter_groups
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.optimizer import AdamW
 from mindtwins.training.schedule import CosineSchedule
-from mindtwins.training.step import MicroBatch, TrainStep, global_norm
+from mindtwins.training.step import MicroBatch, TrainStep, build_train_step, global_norm
 
 CLASSES, BATCH, STEPS, CLIP, DECAY = 10, 8, 20, 5.0, 0.05
 
 
 def make_step(model: nn.Cell, accumulation: int = 1, scale: LossScale | None = None) -> TrainStep:
-    optimizer = AdamW(parameter_groups(model, DECAY))
-    scale = scale or LossScale(1, 1, False)
-    return TrainStep(model, SoftTargetCrossEntropy(), optimizer, scale, CLIP, accumulation)
+    return build_train_step(
+        model,
+        SoftTargetCrossEntropy(),
+        weight_decay=DECAY,
+        clip_grad=CLIP,
+        accumulation=accumulation,
+        loss_scale=scale,
+    )
 
 
 def batches(steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -142,6 +145,49 @@ def test_accumulation_equals_one_large_batch():
     expected = weights_of(whole)
     error = np.linalg.norm(weights_of(split) - expected) / np.linalg.norm(expected)
     assert error < 1e-5
+
+
+def toy_output(model: Toy, images: np.ndarray) -> np.ndarray:
+    """What the toy computes, in torch."""
+
+    def dense(layer: Dense, x: torch.Tensor) -> torch.Tensor:
+        weight, bias = (torch.from_numpy(p.asnumpy()) for p in (layer.weight, layer.bias))
+        return torch.nn.functional.linear(x, weight, bias)
+
+    x = dense(model.body, torch.from_numpy(images).flatten(1))
+    x = x + torch.nn.functional.gelu(dense(model.branch, x)) * torch.from_numpy(KEEP).T
+    return dense(model.head, x).numpy()
+
+
+class BoxesAndMasks(nn.Cell):
+    """A loss of two targets of different shapes and types."""
+
+    def construct(self, output, boxes, masks):
+        by_box = ops.square(output[:, :4] - boxes.mean(1)).mean()
+        return by_box + ops.square(output[:, 4] - ops.cast(masks, ms.float32).mean((1, 2))).mean()
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_targets_may_be_several_arrays(accumulation: int):
+    """Boxes (N, 3, 4) and masks (N, 5, 6), against the same loss in torch; each step its own."""
+    rng = np.random.default_rng(2)
+    model = Toy()
+    step = build_train_step(
+        model, BoxesAndMasks(), weight_decay=0, clip_grad=0, accumulation=accumulation
+    )
+    for _ in range(2):
+        images = rng.normal(size=(BATCH, 3, 32, 32)).astype(np.float32)
+        boxes = rng.normal(size=(BATCH, 3, 4)).astype(np.float32)
+        masks = rng.integers(0, 2, (BATCH, 5, 6)).astype(np.uint8)
+        parts = np.split(np.arange(BATCH), accumulation)
+        result = step(
+            [MicroBatch(images[p], (boxes[p], masks[p]), KEEP[:, p]) for p in parts], 1e-9
+        )
+        output = toy_output(model, images)
+        expected = np.square(output[:, :4] - boxes.mean(1)).mean()
+        expected += np.square(output[:, 4] - masks.mean((1, 2))).mean()
+        assert result.loss == pytest.approx(expected, rel=1e-5)
+        assert result.finite and result.norm > 0
 
 
 def test_an_overflow_leaves_everything_as_it_was_and_halves_the_scale():
