@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".ckpt", ".safetensors")
 
+# Of the metadata of a model's weights, as its "format_version".
+FORMAT_VERSION = 1
+
 # The two parts of the seal. A .ckpt has one at its start and one at its end, where no cut reaches
 # both. The safetensors package writes several texts in an order that changes from run to run, so
 # there both are in one text under a third key.

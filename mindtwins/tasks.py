@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from mindtwins.classification.kind import ClassifierKind
 from mindtwins.classification.task import Classification
 from mindtwins.config import Config
+from mindtwins.conversion.kinds import Kinds
+from mindtwins.segmentation.kind import SegmentorKind
 from mindtwins.segmentation.task import Segmentation
 from mindtwins.training.task import Task
 
-TASKS = {"classification": Classification, "segmentation": Segmentation}
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "segmentation": Segmentation,
+}
+# What a conversion knows of each task's models.
+KINDS: Kinds = {"classification": ClassifierKind(), "segmentation": SegmentorKind()}
 
 
 def create_task(config: Config) -> Task:

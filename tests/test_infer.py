@@ -23,7 +23,7 @@ from mindtwins.errors import UserError
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomize
 from mindtwins.segmentation import ade20k, digits
-from mindtwins.tasks import create_task
+from mindtwins.tasks import KINDS, create_task
 from mindtwins.training.distributed import World
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("infer")
     reference = randomize(create_reference("svt_tiny", num_classes=10))
     torch.save(reference.state_dict(), folder / "tiny.pth")
-    conversion = from_torch(read_source(folder / "tiny.pth"))
+    conversion = from_torch(read_source(folder / "tiny.pth"), KINDS)
     save_checkpoint(folder / "tiny.ckpt", conversion.tensors, conversion.metadata)
     (folder / "photographs").mkdir()
     for name, pixels in zip("ab", load_sample_images().images, strict=True):

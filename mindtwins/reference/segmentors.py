@@ -250,8 +250,8 @@ class FCNHead(nn.Module):
         return self.conv_seg(self.dropout(self.convs(maps[2])))
 
 
-class SegmentationReference(nn.Module):
-    """See `create_segmentation_reference`."""
+class SegmentorReference(nn.Module):
+    """See `create_segmentor_reference`."""
 
     def __init__(
         self,
@@ -299,7 +299,7 @@ def _initialize(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def create_segmentation_reference(
+def create_segmentor_reference(
     name: str,
     num_classes: int = 150,
     in_channels: int = 3,
@@ -310,7 +310,7 @@ def create_segmentation_reference(
     block_epsilon: float = 1e-5,
     embed_epsilon: float = 1e-5,
     official_names: bool = False,
-) -> SegmentationReference:
+) -> SegmentorReference:
     """The PyTorch reference of a segmentor, in evaluation mode; arguments as `create_segmentor`.
 
     With `official_names` the backbone has the names of the official segmentation code.
@@ -321,7 +321,7 @@ def create_segmentation_reference(
     backbone = (OfficialBackbone if official_names else Backbone)(
         variant, in_channels, window_padding, patch_rounding, block_epsilon, embed_epsilon
     )
-    return SegmentationReference(
+    return SegmentorReference(
         head,
         _TABLE[variant][1],
         backbone,
@@ -332,8 +332,16 @@ def create_segmentation_reference(
     ).eval()
 
 
-def create_backbone_reference(name: str, in_channels: int = 3) -> BackboneReference:
-    """What MMSegmentation's key converter makes of a classifier, in evaluation mode."""
+def create_backbone_reference(
+    name: str, num_classes: int = 0, in_channels: int = 3
+) -> BackboneReference:
+    """What MMSegmentation's key converter makes of a classifier, in evaluation mode.
+
+    Raises:
+        ValueError: `num_classes` is not 0; it leaves the head out.
+    """
+    if num_classes:
+        raise ValueError(f"a backbone has no head of {num_classes} classes")
     return BackboneReference(name, in_channels).eval()
 
 

@@ -11,16 +11,17 @@ import torch
 import mindtwins
 from mindtwins.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mindtwins.conversion.converter import choose_layout, from_torch, to_torch
-from mindtwins.conversion.layouts import find_layout
+from mindtwins.conversion.kinds import find_layout
 from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import format_table, verify
 from mindtwins.errors import UserError
 from mindtwins.reference.segmentors import (
     create_backbone_reference,
-    create_segmentation_reference,
+    create_segmentor_reference,
 )
 from mindtwins.reference.weights import randomize
 from mindtwins.segmentation.variants import segmentor_shapes
+from mindtwins.tasks import KINDS
 
 ATTENTION = "backbone.layers.0.0.attn"
 GLOBAL = "backbone.layers.1.1.attn.attn"
@@ -29,7 +30,7 @@ GLOBAL = "backbone.layers.1.1.attn.attn"
 @functools.cache
 def state(layout, head="upernet", **widths):
     """A random svt_tiny with 12 classes as the project's code holds it; not to be changed."""
-    reference = create_segmentation_reference(
+    reference = create_segmentor_reference(
         f"{head}_svt_tiny", 12, official_names=layout == "official", **widths
     )
     tensors = dict(randomize(reference, seed=1).state_dict())
@@ -63,7 +64,7 @@ def convert(save):
 
     def convert(state, change=None, container="state_dict", **options):
         state = {k: v for k, v in (state | (change or {})).items() if v is not None}
-        return from_torch(read_source(save({container: state, "meta": {}})), **options)
+        return from_torch(read_source(save({container: state, "meta": {}})), KINDS, **options)
 
     return convert
 
@@ -95,7 +96,7 @@ def test_every_parameter_holds_its_tensor(convert, head):
 
 def test_metadata_says_where_it_came_from(save):
     path = save({"state_dict": state("mmsegmentation")}, "twins_svt-t_uperhead.pth")
-    assert from_torch(read_source(path)).metadata == {
+    assert from_torch(read_source(path), KINDS).metadata == {
         "format_version": 1,
         "task": "segmentation",
         "variant": "upernet_svt_tiny",
@@ -219,10 +220,10 @@ def backbone():
 
 class TestBackboneOfTheKeyConverter:
     def test_is_a_classifier_without_head(self, save, backbone):
-        conversion = from_torch(read_source(save(backbone)))
+        conversion = from_torch(read_source(save(backbone)), KINDS)
         assert conversion.metadata["variant"] == "svt_tiny"
         assert conversion.metadata["num_classes"] == 0
-        assert "task" not in conversion.metadata
+        assert conversion.metadata["task"] == "classification"
         assert conversion.metadata["dialect"]["block_epsilon"] == 1e-6
         np.testing.assert_array_equal(
             conversion.tensors["blocks.1.1.attn.kv.bias"],
@@ -236,9 +237,9 @@ class TestBackboneOfTheKeyConverter:
 
     def test_computes_the_same(self, save, backbone, tmp_path):
         source = read_source(save(backbone))
-        conversion = from_torch(source)
+        conversion = from_torch(source, KINDS)
         save_checkpoint(tmp_path / "x.ckpt", conversion.tensors, conversion.metadata)
-        rows = verify(tmp_path / "x.ckpt", source, conversion.account.used)
+        rows = verify(tmp_path / "x.ckpt", source, KINDS, conversion.account.used)
         assert all(row.passed for row in rows), format_table(rows)
 
 
@@ -280,7 +281,7 @@ def test_from_one_project_to_another(save, tmp_path, pt2ms, ms2pt, capsys):
     found = torch.load(tmp_path / "back.pth")
     assert_same_bits(found, state("mmsegmentation"))
     # Without the counters that the layout leaves out, as torch loads it.
-    create_segmentation_reference("upernet_svt_tiny", 12).load_state_dict(found, strict=True)
+    create_segmentor_reference("upernet_svt_tiny", 12).load_state_dict(found, strict=True)
     assert "note:" not in capsys.readouterr().out
     ms2pt(*back, "--layout", "official")
     printed = capsys.readouterr().out
@@ -296,7 +297,8 @@ def test_an_incomplete_checkpoint_does_not_go_back(convert, tmp_path):
     with pytest.raises(UserError, match=r"it lacks backbone\.blocks\.1\.1\.attn\.q\.weight"):
         to_torch(
             Checkpoint(tensors, None, tmp_path / "x.ckpt"),
-            find_layout("mmsegmentation", "segmentation"),
+            KINDS,
+            find_layout(KINDS, "mmsegmentation", "segmentation"),
         )
 
 
@@ -306,12 +308,14 @@ def test_a_head_has_no_name_in_a_backbone_file(tmp_path):
     checkpoint = Checkpoint(tensors, None, tmp_path / "x.ckpt")
     message = r"mmsegmentation has no name for: head\.weight, head\.bias$"
     with pytest.raises(UserError, match=message):
-        to_torch(checkpoint, choose_layout(checkpoint, "mmsegmentation"))
+        to_torch(checkpoint, KINDS, choose_layout(checkpoint, KINDS, "mmsegmentation"))
 
 
 def test_somebody_elses_checkpoint_goes_to_mmsegmentation(convert, tmp_path):
     checkpoint = Checkpoint(convert(state("official")).tensors, None, tmp_path / "x.ckpt")
-    assert choose_layout(checkpoint, None) is find_layout("mmsegmentation", "segmentation")
+    assert choose_layout(checkpoint, KINDS, None) is find_layout(
+        KINDS, "mmsegmentation", "segmentation"
+    )
 
 
 @pytest.mark.slow
@@ -357,10 +361,10 @@ def swapped_statistics(tensors, metadata):
 )
 def test_a_wrong_file_fails_the_verification(save, tmp_path, mistake):
     source = read_source(save(state("mmsegmentation")))
-    conversion = from_torch(source)
+    conversion = from_torch(source, KINDS)
     mistake(conversion.tensors, conversion.metadata)
     save_checkpoint(tmp_path / "x.ckpt", conversion.tensors, conversion.metadata)
-    rows = verify(tmp_path / "x.ckpt", source, conversion.account.used)
+    rows = verify(tmp_path / "x.ckpt", source, KINDS, conversion.account.used)
     assert not rows[-1].passed, format_table(rows)
 
 

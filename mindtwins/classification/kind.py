@@ -1,0 +1,45 @@
+"""What a conversion has to know of classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from mindspore import nn
+
+from mindtwins.classification.layouts import LAYOUTS
+from mindtwins.conversion.kinds import Shapes
+from mindtwins.conversion.recognize import Recognition, recognize
+from mindtwins.models.twins import ClassifierOutputs
+from mindtwins.models.variants import create_model, parameter_shapes, resolve_name
+
+
+class ClassifierKind:
+    """See `mindtwins.conversion.kinds.ModelKind`."""
+
+    layouts = LAYOUTS
+    head = ("head.weight", "head.bias")
+    stem = "patch_embeds.0.proj.weight"
+    architecture_keys = ("num_classes", "in_channels")
+    default_classes = 1000
+    fewest_classes = 0
+    verified_size = (224, 224)
+    keeps_dialect = False
+
+    def owns(self, names: Collection[str]) -> bool:
+        return self.stem in names
+
+    def recognize(self, seen: Shapes) -> Recognition:
+        return recognize(seen)
+
+    def resolve(self, name: str) -> str:
+        return resolve_name(name)
+
+    def shapes(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> Shapes:
+        return parameter_shapes(name, num_classes, in_channels)
+
+    def architecture(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> dict:
+        return {"num_classes": num_classes, "in_channels": in_channels}
+
+    def outputs(self, name: str, ckpt_path: Path, architecture: Mapping) -> nn.Cell:
+        return ClassifierOutputs(create_model(name, ckpt_path=ckpt_path, **architecture))
