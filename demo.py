@@ -165,7 +165,7 @@ DEMOS = {"classification": classification, "segmentation": segmentation}
 
 def describe_conversion(report: dict) -> str:
     """One line of a conversion report: what was used, and the largest deviation of the logits."""
-    logits = [row for row in report["verification"] if row["stage"] in ("logits", "pooled")]
+    logits = [row for row in report["verification"] if row["stage"] == "logits"]
     worst = max(row["max_abs"] for row in logits)
     floor = max(row["max_abs_floor"] for row in logits)
     return (

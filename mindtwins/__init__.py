@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "create_model": "mindtwins.models.variants",
     "list_models": "mindtwins.models.variants",
-    "create_segmentor": "mindtwins.segmentation.variants",
-    "list_segmentors": "mindtwins.segmentation.variants",
+    "create_segmentor": "mindtwins.tasks",
+    "list_segmentors": "mindtwins.tasks",
 }
 
 __all__ = ["__version__", "create_model", "create_segmentor", "list_models", "list_segmentors"]

@@ -8,7 +8,10 @@ from mindtwins.config import Config
 from mindtwins.conversion.kinds import Kinds
 from mindtwins.segmentation.kind import SegmentorKind
 from mindtwins.segmentation.task import Segmentation
+from mindtwins.segmentation.variants import create_segmentor, list_segmentors
 from mindtwins.training.task import Task
+
+__all__ = ["KINDS", "TASKS", "create_segmentor", "create_task", "list_segmentors"]
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from os.path import relpath
+from pathlib import Path
+from typing import ClassVar
 
 from mindspore import nn
 
+from mindtwins.checkpoint import FORMAT_VERSION
 from mindtwins.classification.evaluator import Evaluator
 from mindtwins.classification.loader import build_evaluation_loader, build_training_loader
 from mindtwins.classification.loss import SoftTargetCrossEntropy
 from mindtwins.classification.metrics import Metrics
 from mindtwins.classification.mixing import Mixing
+from mindtwins.classification.predict import classify, describe
 from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
 from mindtwins.config import Config
 from mindtwins.data.digits import write_digits
@@ -31,6 +35,7 @@ from mindtwins.training.recipe import (
     check_data,
     load_start,
     loader_options,
+    read_class_names,
     read_start,
 )
 
@@ -40,7 +45,14 @@ HEAD = ("head.",)
 class Classification:
     """See `mindtwins.training.task.Task`."""
 
+    datasets = ("imagefolder", "list", "digits")
     score_name = "top-1"
+    curves: ClassVar = {
+        "test_acc1": "top-1",
+        "test_acc5": "top-5",
+        "test_acc1_ema": "top-1, moving average",
+    }
+    has_batch_norms = False
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -52,7 +64,7 @@ class Classification:
             UserError: folder or list is missing or empty.
         """
         config = self.config
-        check_data(config)
+        check_data(config, self.datasets)
         if config.dataset == "digits":
             write_digits(config.data_dir)
         if config.dataset == "list":
@@ -86,7 +98,8 @@ class Classification:
         )
         model.check_size(config.image_size, config.image_size)
         metadata = {
-            "format_version": 1,
+            "format_version": FORMAT_VERSION,
+            "task": config.task,
             "variant": variant,
             "num_classes": config.num_classes,
             "in_channels": 3,
@@ -156,7 +169,7 @@ class Classification:
             )
         loader = build_evaluation_loader(
             data,
-            EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std),
+            self._evaluation_transform(),
             # No more rows than there are images for: the rest would be padding.
             batch_size=min(
                 config.eval_batch_size or config.batch_size * 3 // 2, -(-len(data) // world.size)
@@ -172,6 +185,36 @@ class Classification:
     def result(self, metrics: Metrics, data: ImageFolder) -> dict:
         """Top-1, top-5, loss and the number of images."""
         return asdict(metrics)
+
+    def class_names(self) -> Sequence[str]:
+        """The lines of `class_names`, or numbers."""
+        config = self.config
+        return read_class_names(config) or [f"class {i}" for i in range(config.num_classes)]
+
+    def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
+        """The likeliest classes of each image; see `mindtwins.classification.predict.classify`."""
+        config = self.config
+        return classify(
+            model,
+            self._evaluation_transform(),
+            files,
+            self.class_names(),
+            config.top_k,
+            config.skip_bad_images,
+        )
+
+    def describe(self, prediction: dict) -> str:
+        """The file and its classes."""
+        return describe(prediction)
+
+    def captioned(self, prediction: dict) -> tuple[str, str]:
+        """The image and its likeliest class."""
+        title = f"{prediction['names'][0]} ({prediction['probabilities'][0]:.2f})"
+        return prediction["file"], title
+
+    def _evaluation_transform(self) -> EvaluationTransform:
+        config = self.config
+        return EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std)
 
     def summary(self) -> str:
         """Parameters and multiply-adds per stage."""

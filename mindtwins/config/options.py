@@ -46,12 +46,6 @@ def option(
 # How a training starts: a recipe may state it, but it says nothing of trained weights.
 STARTING_POINT = ("drop_head", "pretrained_backbone")
 
-# The values of `dataset` that go with each task.
-DATASETS = {
-    "classification": ("imagefolder", "list", "digits"),
-    "segmentation": ("ade20k", "pairs", "digits"),
-}
-
 
 @dataclass(frozen=True)
 class ModelSection:
@@ -390,7 +384,7 @@ class InferSection:
     top_k: int = option(5, "how many classes to show for each image", at_least=1, resume_safe=True)
     output_json: str = option("", "also write the result to this file", resume_safe=True)
     output_png: str = option(
-        "", "draw the images with their classes (segmentation: see output_dir)", resume_safe=True
+        "", "draw the images with their classes on one sheet", resume_safe=True
     )
 
 

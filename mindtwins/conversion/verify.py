@@ -44,7 +44,7 @@ class Comparison:
 
     Attributes:
         weights: "as converted" or "amplified".
-        stage: "stage1" to "stage4" or "logits" (without a head, the pooled features); of a
+        stage: "stage1" to "stage4" or "logits" (without a head, the features before it); of a
             segmentor also "neck1" to "neck4" or "auxiliary".
         max_abs: largest difference, in standard deviations of the reference.
         relative_l2: L2 norm of the difference over that of the reference.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from os.path import relpath
+from pathlib import Path
+from typing import ClassVar
 
 from mindspore import nn
 
-from mindtwins.checkpoint import expect_metadata
+from mindtwins.checkpoint import FORMAT_VERSION, expect_metadata
 from mindtwins.config import Config
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
+from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.ade20k import find_ade20k
 from mindtwins.segmentation.complexity import format_summary
 from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs, read_class_list
@@ -25,6 +28,7 @@ from mindtwins.segmentation.loader import (
 )
 from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.segmentation.metrics import SegmentationMetrics
+from mindtwins.segmentation.predict import describe, segment
 from mindtwins.segmentation.pretrained import load_backbone
 from mindtwins.segmentation.transforms import SegmentationTransform, TestTransform
 from mindtwins.segmentation.variants import (
@@ -40,6 +44,7 @@ from mindtwins.training.recipe import (
     check_data,
     load_start,
     loader_options,
+    read_class_names,
     read_start,
 )
 
@@ -54,7 +59,15 @@ def test_window(config: Config) -> Window | None:
 class Segmentation:
     """See `mindtwins.training.task.Task`."""
 
+    datasets = ("ade20k", "pairs", "digits")
     score_name = "mIoU"
+    curves: ClassVar = {
+        "test_miou": "mIoU",
+        "test_macc": "mean accuracy",
+        "test_aacc": "pixel accuracy",
+        "test_miou_ema": "mIoU, moving average",
+    }
+    has_batch_norms = True
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -67,7 +80,7 @@ class Segmentation:
                 fewer classes than `num_classes`.
         """
         config = self.config
-        check_data(config)
+        check_data(config, self.datasets)
         if config.dataset == "ade20k":
             data = find_ade20k(config.data_dir, split)
         elif config.dataset == "digits":
@@ -118,7 +131,7 @@ class Segmentation:
             **recorded | asked_dialect(config),
         )
         metadata = {
-            "format_version": 1,
+            "format_version": FORMAT_VERSION,
             **segmentor_metadata(config.model, config.num_classes, model.in_channels, widths),
             "dialect": asdict(model.dialect),
         }
@@ -186,9 +199,7 @@ class Segmentation:
         config = self.config
         loader = build_segmentation_loader(
             data,
-            TestTransform(
-                config.mean, config.std, scale=config.resize_scale, ratios=config.test_ratios
-            ),
+            self._test_transform(),
             batch_size=config.eval_batch_size or config.batch_size,
             **loader_options(config, world),
         )
@@ -208,6 +219,49 @@ class Segmentation:
     def result(self, metrics: SegmentationMetrics, data: ImageLabelFolder) -> dict:
         """The means, and the numbers of each class."""
         return metrics.result(data.classes)
+
+    def class_names(self) -> Sequence[str]:
+        """The lines of `class_names`, the names of the data set, or numbers.
+
+        The digits' only where `dataset` says so; any other model of 150 classes is taken for one of
+        ADE20K, as the published ones are.
+        """
+        config = self.config
+        if (names := read_class_names(config)) is not None:
+            return names
+        known = digits.CLASSES if config.dataset == "digits" else ade20k.CLASSES
+        if len(known) == config.num_classes:
+            return known
+        return [f"class {i}" for i in range(config.num_classes)]
+
+    def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
+        """The classes of each image's pixels; see `mindtwins.segmentation.predict.segment`."""
+        config = self.config
+        return segment(
+            model,
+            self._test_transform(),
+            files,
+            self.class_names(),
+            Path(config.output_dir),
+            flip=config.test_flip,
+            window=test_window(config),
+            skip_bad_images=config.skip_bad_images,
+        )
+
+    def describe(self, prediction: dict) -> str:
+        """The file, its largest classes, and where the overlay is."""
+        return describe(prediction, self.config.top_k)
+
+    def captioned(self, prediction: dict) -> tuple[str, str]:
+        """The overlay and its largest class."""
+        name, share = next(iter(prediction["shares"].items()))
+        return prediction["overlay"], f"{name} ({100 * share:.0f} %)"
+
+    def _test_transform(self) -> TestTransform:
+        config = self.config
+        return TestTransform(
+            config.mean, config.std, scale=config.resize_scale, ratios=config.test_ratios
+        )
 
     def summary(self) -> str:
         """Parameters and multiply-adds per part, at the size of the training crops."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from mindspore import nn
 
 from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint, load_into
-from mindtwins.config import Config
-from mindtwins.config.options import DATASETS
+from mindtwins.config import Config, InferConfig
 from mindtwins.errors import UserError
 from mindtwins.training.distributed import World
 
@@ -17,14 +17,14 @@ from mindtwins.training.distributed import World
 TRAINING_STATE = ("optimizer.", "loss_scale.", "ema.")
 
 
-def check_data(config: Config) -> None:
+def check_data(config: Config, datasets: Sequence[str]) -> None:
     """Raise a UserError unless the recipe says where its data is, and of which kind."""
     if not config.data_dir:
         raise UserError("data_dir is missing: say where the images are with --data_dir")
-    if config.dataset not in DATASETS[config.task]:
+    if config.dataset not in datasets:
         raise UserError(
             f"dataset {config.dataset} is not for task {config.task}: use one of "
-            f"{', '.join(DATASETS[config.task])}"
+            f"{', '.join(datasets)}"
         )
 
 
@@ -34,6 +34,37 @@ def read_start(config: Config) -> tuple[Checkpoint | None, dict]:
         return None, {}
     checkpoint = load_checkpoint(config.ckpt_path)
     return checkpoint, (checkpoint.metadata or {}).get("dialect", {})
+
+
+def as_trained(config: InferConfig) -> InferConfig:
+    """The configuration with the task, the variant and the classes that its checkpoint states."""
+    stated = load_checkpoint(config.ckpt_path).metadata or {}
+    return replace(
+        config,
+        task=stated.get("task", config.task),
+        model=stated.get("variant", config.model),
+        num_classes=stated.get("num_classes") or config.num_classes,
+    )
+
+
+def read_class_names(config: Config) -> tuple[str, ...] | None:
+    """The lines of the file `class_names`; None if the recipe names none.
+
+    Raises:
+        UserError: it cannot be read, or does not fit `num_classes`.
+    """
+    if not config.class_names:
+        return None
+    try:
+        names = Path(config.class_names).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read class_names {config.class_names}: {error}") from error
+    if len(names) != config.num_classes:
+        raise UserError(
+            f"{config.class_names} has {len(names)} lines, but the model {config.num_classes}"
+            " classes: one name per line is needed"
+        )
+    return tuple(names)
 
 
 def asked_dialect(config: Config) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from mindspore import nn
 
+from mindtwins.config import Config
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.training.distributed import World
 
@@ -60,10 +62,19 @@ class Task(Protocol):
     """What a recipe's `task` stands for. Methods raise UserError for what a user can get wrong.
 
     Attributes:
+        datasets: the values of the option `dataset` that go with it.
         score_name: what the metrics' score is called.
+        curves: the metrics that are drawn, as the log has them, and what they are called.
+        has_batch_norms: whether a step depends on which images share a pass.
     """
 
+    datasets: tuple[str, ...]
     score_name: str
+    curves: dict[str, str]
+    has_batch_norms: bool
+
+    def __init__(self, config: Config) -> None:
+        """Take the recipe."""
 
     def find_data(self, split: str) -> DataSet:
         """The files of a split, "train" or "val"."""
@@ -91,6 +102,21 @@ class Task(Protocol):
 
     def result(self, metrics: Metrics, data: DataSet) -> dict:
         """An evaluation's result for a JSON file."""
+
+    def class_names(self) -> Sequence[str]:
+        """A name for each of the recipe's classes, by number."""
+
+    def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
+        """What the model finds in each readable image: its `file`, and values that JSON can hold.
+
+        Mistakes that can be seen beforehand are raised before the first image.
+        """
+
+    def describe(self, prediction: dict) -> str:
+        """A prediction in one line."""
+
+    def captioned(self, prediction: dict) -> tuple[str, str]:
+        """A picture that shows a prediction, and what to write above it."""
 
     def summary(self) -> str:
         """The model's parameters and multiply-adds as a table."""
