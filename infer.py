@@ -23,7 +23,6 @@ from mindtwins.execution import use_device
 from mindtwins.files import atomic_write, check_outputs
 from mindtwins.tasks import create_task
 from mindtwins.training.distributed import World
-from mindtwins.training.recipe import as_trained
 
 
 def main(argv: list[str]) -> None:
@@ -35,7 +34,7 @@ def main(argv: list[str]) -> None:
     outputs = {"--output_json": config.output_json, "--output_png": config.output_png}
     check_outputs(outputs, [config.ckpt_path, *files])
     use_device(config.device_target, config.allow_tf32)
-    task = create_task(as_trained(config))
+    task = create_task(config)
     model, _ = task.build_model(World())
     results = []
     for prediction in task.predict(model, files):

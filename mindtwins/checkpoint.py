@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,9 @@ SUFFIXES = (".ckpt", ".safetensors")
 
 # Of the metadata of a model's weights, as its "format_version".
 FORMAT_VERSION = 1
+
+# Tensors that a training checkpoint holds beside the weights.
+TRAINING_STATE = ("optimizer.", "loss_scale.", "ema.")
 
 # The two parts of the seal. A .ckpt has one at its start and one at its end, where no cut reaches
 # both. The safetensors package writes several texts in an order that changes from run to run, so
@@ -67,6 +70,11 @@ class Checkpoint:
     tensors: dict[str, np.ndarray]
     metadata: dict | None
     path: Path
+
+    def without(self, prefixes: tuple[str, ...]) -> Checkpoint:
+        """The same without the tensors whose names begin so."""
+        kept = {n: array for n, array in self.tensors.items() if not n.startswith(prefixes)}
+        return replace(self, tensors=kept)
 
 
 def check_suffix(path: str | os.PathLike) -> None:
@@ -125,6 +133,13 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     for array in tensors.values():
         array.flags.writeable = False
     return Checkpoint(tensors, metadata, path)
+
+
+def as_checkpoint(source: str | os.PathLike | Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint itself, or the one in a file; None for none."""
+    if source is None or isinstance(source, Checkpoint):
+        return source
+    return load_checkpoint(source)
 
 
 def _unpack_seal(texts: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ sections.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -410,7 +411,14 @@ class Config(
     DataSection,
     ModelSection,
 ):
-    """A recipe: everything that a YAML file may state."""
+    """A recipe: everything that a YAML file may state.
+
+    Attributes:
+        stated: where each option that a YAML file or a flag states was stated; the others have
+            their defaults, and give way to what a checkpoint records.
+    """
+
+    stated: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("scale", "ratio", "betas"):
@@ -449,8 +457,6 @@ class Config(
             )
         if self.dataset == "list" and not self.val_list:
             raise UserError("dataset: list needs val_list (and train_list to train)")
-        if self.dataset == "pairs" and not self.class_names:
-            raise UserError("dataset: pairs needs class_names, a text file with a name per line")
 
 
 @dataclass(frozen=True)

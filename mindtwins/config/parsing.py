@@ -20,6 +20,9 @@ from mindtwins.errors import UserError
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
+# What `Config.stated` says of options that were given as flags.
+COMMAND_LINE = "command line"
+
 
 def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) -> AnyConfig:
     """Read the configuration of a script from its arguments.
@@ -37,13 +40,14 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
     given = vars(_parser(cls, description).parse_args(argv))
     path = given.pop("config", None)
     values = read_yaml(cls, Path(path)) if path else {}
+    stated = dict.fromkeys(values, str(path)) | dict.fromkeys(given, COMMAND_LINE)
     for name, value in given.items():
         values[name] = _convert(cls, name, value, f"command line: --{name}")
     if not values.get("output_dir"):
         values["output_dir"] = f"outputs/{Path(path).stem if path else 'run'}"
     if not issubclass(cls, TrainConfig):
         values = {name: value for name, value in values.items() if name not in STARTING_POINT}
-    return cls(**values)
+    return cls(**values, stated=stated)
 
 
 def read_yaml(cls: type[Config], path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def sections(cls: type[Config]) -> list[type]:
 
 
 def _options(cls: type[Config]) -> dict[str, Field]:
-    return {item.name: item for item in fields(cls)}
+    return {item.name: item for item in fields(cls) if "doc" in item.metadata}
 
 
 def _parser(cls: type[Config], description: str) -> argparse.ArgumentParser:

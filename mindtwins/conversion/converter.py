@@ -81,6 +81,7 @@ def from_torch(
         "task": layout.task,
         "variant": fit.variant,
         **fit.architecture,
+        **kind.use(fit.architecture),
         "dialect": asdict(layout.dialect),
         "source": {"file": source.path.name, "sha256": source.sha256, "layout": layout.project},
         "widened_from": sorted(set(fit.account.widened.values())),

@@ -265,6 +265,7 @@ class Backbone(nn.Cell):
     ) -> None:
         super().__init__()
         self.depths = depths
+        self.dialect = dialect
         self.in_channels = in_channels
         self.normalizes_stages = normalizes_stages
         # One rate per residual branch: two a block.

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from mindspore import nn
 
+from mindtwins.checkpoint import Checkpoint
 from mindtwins.conversion.kinds import Shapes
 from mindtwins.conversion.recognize import Recognition, recognize
+from mindtwins.segmentation import ade20k
 from mindtwins.segmentation.layouts import LAYOUTS
 from mindtwins.segmentation.segmentor import SegmentorOutputs
+from mindtwins.segmentation.task import Segmentation
 from mindtwins.segmentation.variants import (
     DEFAULT_CLASSES,
     Widths,
@@ -20,6 +23,7 @@ from mindtwins.segmentation.variants import (
     resolve_widths,
     segmentor_shapes,
 )
+from mindtwins.training.recorded import defaults
 
 _BACKBONE = "backbone."
 _HEADS = ("decode_head", "auxiliary_head")
@@ -70,6 +74,21 @@ class SegmentorKind:
             "channels": widths.channels,
             "auxiliary_channels": widths.auxiliary_channels,
         }
+
+    def use(self, architecture: Mapping) -> dict:
+        """As ADE20K's where there are as many classes, which the published segmentors have."""
+        preprocessing = defaults(Segmentation.preprocessing_options) | {"image_size": 512}
+        is_ade20k = architecture["num_classes"] == len(ade20k.CLASSES)
+        return {
+            "classes": list(ade20k.CLASSES) if is_ade20k else None,
+            "preprocessing": {"interpolation": "bilinear", **preprocessing},
+            "data": {"dataset": "ade20k" if is_ade20k else "pairs"},
+        }
+
+    def create(self, checkpoint: Checkpoint) -> nn.Cell:
+        stated = checkpoint.metadata
+        architecture = {key: stated[key] for key in self.architecture_keys if key in stated}
+        return create_segmentor(stated["variant"], ckpt_path=checkpoint, **architecture)
 
     def outputs(self, name: str, ckpt_path: Path, architecture: Mapping) -> nn.Cell:
         return SegmentorOutputs(create_segmentor(name, ckpt_path=ckpt_path, **architecture))
