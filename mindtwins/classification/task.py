@@ -40,6 +40,9 @@ from mindtwins.training.recipe import (
 )
 from mindtwins.training.recorded import as_trained, record, states, tell
 
+# That a prediction takes by default: more are hardly faster, and the first results come later.
+IMAGES_AT_ONCE = 8
+
 
 class Classification:
     """See `mindtwins.training.task.Task`."""
@@ -251,6 +254,7 @@ class Classification:
             files,
             self.class_names(),
             config.top_k,
+            config.eval_batch_size or IMAGES_AT_ONCE,
             config.skip_bad_images,
         )
 
