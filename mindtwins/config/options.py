@@ -53,8 +53,12 @@ DATASETS = {
 }
 
 
+class Section:
+    """A group of options; the docstring of each is its title in `--help`."""
+
+
 @dataclass(frozen=True)
-class ModelSection:
+class ModelSection(Section):
     """model"""
 
     task: str = option(
@@ -99,7 +103,7 @@ class ModelSection:
 
 
 @dataclass(frozen=True)
-class DataSection:
+class DataSection(Section):
     """data"""
 
     dataset: str = option(
@@ -147,7 +151,7 @@ class DataSection:
 
 
 @dataclass(frozen=True)
-class AugmentationSection:
+class AugmentationSection(Section):
     """augmentation"""
 
     scale: tuple[float, ...] = option(
@@ -196,7 +200,7 @@ class AugmentationSection:
 
 
 @dataclass(frozen=True)
-class SegmentationSection:
+class SegmentationSection(Section):
     """segmentation"""
 
     resize_scale: tuple[int, ...] = option(
@@ -226,7 +230,7 @@ class SegmentationSection:
 
 
 @dataclass(frozen=True)
-class OptimizationSection:
+class OptimizationSection(Section):
     """optimization (AdamW)"""
 
     batch_size: int = option(
@@ -268,7 +272,7 @@ class OptimizationSection:
 
 
 @dataclass(frozen=True)
-class ScheduleSection:
+class ScheduleSection(Section):
     """schedule"""
 
     epoch_size: int = option(300, "number of epochs", at_least=1)
@@ -293,7 +297,7 @@ class ScheduleSection:
 
 
 @dataclass(frozen=True)
-class RuntimeSection:
+class RuntimeSection(Section):
     """runtime"""
 
     device_target: str = option(
@@ -323,7 +327,7 @@ class RuntimeSection:
 
 
 @dataclass(frozen=True)
-class OutputSection:
+class OutputSection(Section):
     """output"""
 
     output_dir: str = option(
@@ -348,7 +352,7 @@ class OutputSection:
 
 
 @dataclass(frozen=True)
-class TrainSection:
+class TrainSection(Section):
     """train.py only"""
 
     resume: str = option(
@@ -375,7 +379,7 @@ class TrainSection:
 
 
 @dataclass(frozen=True)
-class ValidateSection:
+class ValidateSection(Section):
     """validate.py only"""
 
     output_json: str = option("", "also write the result to this file", resume_safe=True)
@@ -383,7 +387,7 @@ class ValidateSection:
 
 
 @dataclass(frozen=True)
-class InferSection:
+class InferSection(Section):
     """infer.py only"""
 
     images: str = option("", "an image, or a folder of images", resume_safe=True)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from mindtwins.cli import Parser, nearest
-from mindtwins.config.options import STARTING_POINT, Config, TrainConfig, show
+from mindtwins.config.options import STARTING_POINT, Config, Section, TrainConfig, show
 from mindtwins.errors import UserError
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -100,9 +100,9 @@ def config_diff(
     return {n: v for n, v in differing.items() if n not in free}, free
 
 
-def sections(cls: type[Config]) -> list[type]:
+def sections(cls: type[Config]) -> list[type[Section]]:
     """The section classes that make up a configuration, in the order of the help."""
-    return [base for base in reversed(cls.__mro__) if base.__name__.endswith("Section")]
+    return [base for base in reversed(cls.__mro__) if Section in base.__bases__]
 
 
 def _options(cls: type[Config]) -> dict[str, Field]:
