@@ -1,7 +1,7 @@
 """Reading a configuration: from YAML files and from flags, checked against the options.
 
-Later wins: defaults, the `base:` file, the YAML file, flags. An unknown key or a value of the wrong
-type is an error wherever it stands.
+Later wins: defaults, the files that `base:` names in their order, the YAML file, flags. An unknown
+key or a value of the wrong type is an error wherever it stands.
 """
 
 from __future__ import annotations
@@ -46,13 +46,40 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
     return cls(**values)
 
 
-def read_yaml(cls: type[Config], path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The checked values that a YAML file and the files it is based on state.
+def read_yaml(cls: type[Config], path: Path) -> dict[str, Any]:
+    """The checked values that a YAML file and the files it is based on state."""
+    options = _options(cls)
+    values = {}
+    for file, stated in _lineage(path).values():
+        for name, value in stated.items():
+            if name not in options:
+                raise UserError(f"{file}: unknown key {nearest(str(name), [*options, 'base'])}")
+            values[name] = _convert(cls, name, value, f"{file}: {name}")
+    return values
 
-    `derived` are the files that are based on this one.
+
+def _lineage(path: Path, derived: tuple[Path, ...] = ()) -> dict[Path, tuple[Path, dict[str, Any]]]:
+    """A YAML file with all that it is based on, bases first: the files, and what each states.
+
+    A file that is the base of several comes once, before the first of them, so that none of them
+    takes its values back. `derived` are the files that are based on this one.
     """
-    if path.resolve() in derived:
+    identity = path.resolve()
+    if identity in derived:
         raise UserError(f"{path}: is based on itself")
+    stated = _load(path)
+    base = stated.pop("base", None) or []
+    bases = [base] if isinstance(base, str) else base
+    if not isinstance(bases, list) or not all(isinstance(name, str) for name in bases):
+        raise UserError(f"{path}: base must be a file or a list of files, not {base!r}")
+    files: dict[Path, tuple[Path, dict[str, Any]]] = {}
+    for name in bases:
+        files |= _lineage(path.parent / name, (*derived, identity))  # keeps the place of known ones
+    return files | {identity: (path, stated)}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """What a YAML file states, unchecked."""
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file")
     try:
@@ -60,19 +87,10 @@ def read_yaml(cls: type[Config], path: Path, derived: tuple[Path, ...] = ()) -> 
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if stated is None:  # an empty file
-        stated = {}
+        return {}
     if not isinstance(stated, dict):
         raise UserError(f"{path}: must be lines of `key: value`, not a {type(stated).__name__}")
-    base = stated.pop("base", None)
-    values = {}
-    if base:
-        values = read_yaml(cls, path.parent / str(base), (*derived, path.resolve()))
-    for name, value in stated.items():
-        if name not in _options(cls):
-            known = [*_options(cls), "base"]
-            raise UserError(f"{path}: unknown key {nearest(str(name), known)}")
-        values[name] = _convert(cls, name, value, f"{path}: {name}")
-    return values
+    return stated
 
 
 def as_dict(config: Config) -> dict[str, Any]:

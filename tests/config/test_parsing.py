@@ -67,6 +67,8 @@ def test_bare_flags():
         ("mixup_mode: all", "{path}: mixup_mode must be one of batch, pair, elem, not 'all'"),
         ("- lr", "{path}: must be lines of `key: value`, not a list"),
         ("output_json: a.json", "{path}: unknown key 'output_json'"),
+        ("base: 5", "{path}: base must be a file or a list of files, not 5"),
+        ("base: [5]", "{path}: base must be a file or a list of files, not [5]"),
     ],
 )
 def test_mistakes_in_a_file_name_file_and_key(tmp_path: Path, text: str, message: str):
@@ -162,10 +164,45 @@ def test_missing_and_broken_files(tmp_path: Path):
         parse("-c", str(tmp_path / "orphan.yaml"))
 
 
-def test_a_chain_of_bases_that_never_ends(tmp_path: Path):
-    (tmp_path / "a.yaml").write_text("base: b.yaml")
-    (tmp_path / "b.yaml").write_text("base: a.yaml")
-    with pytest.raises(UserError, match="is based on itself"):
+def write(folder: Path, **texts: str) -> None:
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def test_of_several_bases_the_later_wins_and_the_file_over_all(tmp_path: Path):
+    write(
+        tmp_path,
+        model="batch_size: 2\nseed: 2\nlr: 2",
+        device="seed: 3\nlr: 3",
+        recipe="base: [model.yaml, device.yaml]\nlr: 4",
+    )
+    config = parse("-c", str(tmp_path / "recipe.yaml"))
+    assert (config.batch_size, config.seed, config.lr) == (2, 3, 4)
+
+
+def test_a_base_of_several_bases_takes_nothing_back(tmp_path: Path):
+    write(
+        tmp_path,
+        shared="seed: 1\nbatch_size: 1\nlr: 1",
+        model="base: shared.yaml\nseed: 2",
+        device="base: [./shared.yaml]\nlr: 3",  # the same file under another name
+        recipe="base: [model.yaml, device.yaml]",
+    )
+    config = parse("-c", str(tmp_path / "recipe.yaml"))
+    assert (config.batch_size, config.seed, config.lr) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"a": "base: a.yaml"},
+        {"a": "base: b.yaml", "b": "base: a.yaml"},
+        {"a": "base: [c.yaml, b.yaml]", "b": "base: ./a.yaml", "c": ""},
+    ],
+)
+def test_a_chain_of_bases_that_never_ends(tmp_path: Path, texts: dict[str, str]):
+    write(tmp_path, **texts)
+    with pytest.raises(UserError, match=r"a\.yaml: is based on itself"):
         parse("-c", str(tmp_path / "a.yaml"))
 
 
