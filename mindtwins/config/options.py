@@ -132,8 +132,10 @@ class DataSection(Section):
     crop_pct: float = option(
         0.875, "evaluation: the crop's share of the resized image", above=0, at_most=1
     )
-    mean: tuple[float, ...] = option((0.485, 0.456, 0.406), "mean per channel, pixels in [0, 1]")
-    std: tuple[float, ...] = option(
+    mean: tuple[float, float, float] = option(
+        (0.485, 0.456, 0.406), "mean per channel, pixels in [0, 1]"
+    )
+    std: tuple[float, float, float] = option(
         (0.229, 0.224, 0.225), "standard deviation per channel, pixels in [0, 1]"
     )
     num_parallel_workers: int = option(
@@ -154,10 +156,10 @@ class DataSection(Section):
 class AugmentationSection(Section):
     """augmentation"""
 
-    scale: tuple[float, ...] = option(
+    scale: tuple[float, float] = option(
         (0.08, 1.0), "random resized crop: range of the area, as a share of the image's"
     )
-    ratio: tuple[float, ...] = option(
+    ratio: tuple[float, float] = option(
         (3 / 4, 4 / 3), "random resized crop: range of width / height"
     )
     interpolation: str = option(
@@ -203,10 +205,10 @@ class AugmentationSection(Section):
 class SegmentationSection(Section):
     """segmentation"""
 
-    resize_scale: tuple[int, ...] = option(
+    resize_scale: tuple[int, int] = option(
         (2048, 512), "long and short side that images are resized to fit, keeping their aspect"
     )
-    resize_ratio: tuple[float, ...] = option(
+    resize_ratio: tuple[float, float] = option(
         (0.5, 2.0), "training: range of the factor of resize_scale"
     )
     category_max_ratio: float = option(
@@ -239,7 +241,7 @@ class OptimizationSection(Section):
     gradient_accumulation_steps: int = option(
         1, "micro-batches per optimizer step", at_least=1, resume_safe=True
     )
-    betas: tuple[float, ...] = option((0.9, 0.999), "decay of the two moments")
+    betas: tuple[float, float] = option((0.9, 0.999), "decay of the two moments")
     eps: float = option(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = option(0.05, "decoupled decay", at_least=0)
     no_decay: tuple[str, ...] = option(
@@ -423,20 +425,14 @@ class Config(
     """A recipe: everything that a YAML file may state."""
 
     def __post_init__(self) -> None:
-        for name in ("scale", "ratio", "betas"):
-            low_high = getattr(self, name)
-            if len(low_high) != 2:
-                raise UserError(f"{name} must be two numbers, not {show(low_high)}")
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise UserError(f"{name} must be a range 0 < low <= high, not {low},{high}")
-        for name in ("resize_scale", "resize_ratio"):
-            pair = getattr(self, name)
-            if len(pair) != 2 or min(pair) <= 0:
-                raise UserError(f"{name} must be two numbers above 0, not {show(pair)}")
-        if not self.test_ratios or min(self.test_ratios) <= 0:
-            raise UserError(f"test_ratios must be above 0, not {show(self.test_ratios)}")
+        for name in ("std", "resize_scale", "resize_ratio", "test_ratios"):
+            values = getattr(self, name)
+            if min(values, default=0) <= 0:
+                raise UserError(f"{name} must be above 0, not {show(values)}")
         if self.test_mode == "slide" and self.test_stride > self.test_crop:
             raise UserError(
                 f"test_stride ({self.test_stride}) must not be above test_crop ({self.test_crop}): "
@@ -444,14 +440,6 @@ class Config(
             )
         if not all(0 < beta < 1 for beta in self.betas):
             raise UserError(f"betas must lie between 0 and 1, not {show(self.betas)}")
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != 3:
-                raise UserError(
-                    f"{name} must be three numbers, one per channel, not "
-                    f"{show(getattr(self, name))}"
-                )
-        if min(self.std) <= 0:
-            raise UserError(f"std must be above 0, not {show(self.std)}")
         if self.warmup_epochs >= self.epoch_size:
             raise UserError(
                 f"warmup_epochs ({self.warmup_epochs}) must be fewer than epoch_size "

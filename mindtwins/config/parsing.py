@@ -181,7 +181,10 @@ def _convert(cls: type[Config], name: str, value: Any, where: str) -> Any:
 def _cast(wanted: Any, value: Any) -> Any:
     if get_origin(wanted) is tuple:
         items = [word for word in value.split(",") if word] if isinstance(value, str) else value
-        return tuple(_cast(get_args(wanted)[0], item) for item in items)
+        kind, *others = get_args(wanted)
+        if others != [...] and len(items) != 1 + len(others):
+            raise ValueError(value)
+        return tuple(_cast(kind, item) for item in items)
     if wanted is bool:
         if isinstance(value, str):
             value = {"true": True, "false": False}.get(value.lower(), value)
@@ -206,7 +209,9 @@ def _cast(wanted: Any, value: Any) -> Any:
 
 def _type_name(wanted: Any) -> str:
     if get_origin(wanted) is tuple:
-        return "words" if get_args(wanted)[0] is str else "numbers"
+        kind, *others = get_args(wanted)
+        words = "words" if kind is str else "numbers"
+        return words if others == [...] else f"{1 + len(others)} {words}"
     return {int: "integer", float: "number", str: "text", bool: "true|false"}[wanted]
 
 
