@@ -25,11 +25,11 @@ help:
 	@echo "make bench        measures MindTwins beside PyTorch on this machine"
 	@echo "make clean        remove what these made, and no other run or data"
 
-$(VENV)/installed: setup.py $(wildcard mindtwins/*/*.cpp mindtwins/layers/kernels/*.cpp mindtwins/layers/kernels/*.h)
+$(VENV)/installed: pyproject.toml setup.py $(wildcard mindtwins/*/*.cpp mindtwins/layers/kernels/*.cpp mindtwins/layers/kernels/*.h)
 	@test -n "$(PYTHON)" || { echo "error: MindTwins needs Python 3.10, 3.11 or 3.12:" \
 		"install one, or name it with 'make PYTHON=...'" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "mindspore$(if $(MINDSPORE),==$(MINDSPORE),==2.10.0)" -e ".[convert,demo,test]"
+	$(BIN)/python -m pip install --quiet "mindspore$(if $(MINDSPORE),==$(MINDSPORE),==2.10.0)" -e ".[test]"
 	@# A reference of the tests, by single files (all of it needs torchvision); without it they are skipped.
 	-$(BIN)/python -m pip install --quiet --no-deps timm==1.0.31
 	@touch $@
