@@ -53,6 +53,7 @@ DATASETS = {
 }
 
 
+@dataclass(frozen=True)
 class Section:
     """A group of options; the docstring of each is its title in `--help`."""
 

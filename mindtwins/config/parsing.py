@@ -34,7 +34,7 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
     Raises:
         UserError: names the file (or the command line), the key and what is wrong.
     """
-    given = vars(_parser(cls, description).parse_args(argv))
+    given = vars(_parser(cls, description).parse(argv))
     path = given.pop("config", None)
     values = read_yaml(cls, Path(path)) if path else {}
     for name, value in given.items():
@@ -127,7 +127,7 @@ def _options(cls: type[Config]) -> dict[str, Field]:
     return {item.name: item for item in fields(cls)}
 
 
-def _parser(cls: type[Config], description: str) -> argparse.ArgumentParser:
+def _parser(cls: type[Config], description: str) -> Parser:
     parser = Parser(
         description=description,
         usage="%(prog)s [-h] [-c YAML] [--key value ...]",
@@ -140,11 +140,12 @@ def _parser(cls: type[Config], description: str) -> argparse.ArgumentParser:
         group = parser.add_argument_group(section.__doc__)
         for item in fields(section):
             bare = True if types[item.name] is bool else item.metadata["bare"]
+            alone: dict[str, Any] = {} if bare is None else {"nargs": "?", "const": bare}
             group.add_argument(
                 f"--{item.name}",
                 metavar=_type_name(types[item.name]).upper(),
                 help=_help(item),
-                **({"nargs": "?", "const": bare} if bare is not None else {}),
+                **alone,
             )
     return parser
 
