@@ -18,8 +18,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 help:
 	@echo "make demo         train, validate, convert and classify on embedded data"
 	@echo "make demo-seg     the same for segmentation"
-	@echo "make test         formatting, linting and the test suite"
+	@echo "make test         formatting, linting, types and the test suite"
 	@echo "make test-fast    the suite without its slow sweeps"
+	@echo "make lint         formatting, linting and types alone"
 	@echo "make test-endurance  jobs that are killed and resumed again and again, for half an hour"
 	@echo "make test-oldest  the fast suite on MindSpore $(OLDEST_MINDSPORE)"
 	@echo "make bench        measures MindTwins beside PyTorch on this machine"
@@ -49,6 +50,7 @@ bench: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -m "not endurance"
