@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         help="a new or empty folder; default: outputs/demo_<task>, which each run empties",
     )
     parser.add_argument("--pt_path", type=Path, help="PyTorch checkpoint to convert")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse(argv)
     if arguments.pt_path is not None:
         check_readable(arguments.pt_path)
     demo = Demo(prepare_folder(arguments.output_dir, arguments.task), arguments.pt_path)

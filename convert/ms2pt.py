@@ -71,7 +71,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="whose names the target has (timm kept the official ones); default: whose names the"
         " weights came with, else official for a classifier and mmsegmentation for a segmentor",
     )
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(tensors.items()):
         digest.update(f"\n{json.dumps([name, str(array.dtype), array.shape])}\n".encode())
-        digest.update(array.ravel())
+        digest.update(array.ravel().data)
     return digest.hexdigest()
 
 

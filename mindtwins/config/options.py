@@ -49,7 +49,12 @@ STARTING_POINT = ("drop_head", "pretrained_backbone")
 
 
 @dataclass(frozen=True)
-class ModelSection:
+class Section:
+    """A group of options; the docstring of each is its title in `--help`."""
+
+
+@dataclass(frozen=True)
+class ModelSection(Section):
     """model"""
 
     task: str = option(
@@ -94,7 +99,7 @@ class ModelSection:
 
 
 @dataclass(frozen=True)
-class DataSection:
+class DataSection(Section):
     """data"""
 
     dataset: str = option(
@@ -123,8 +128,10 @@ class DataSection:
     crop_pct: float = option(
         0.875, "evaluation: the crop's share of the resized image", above=0, at_most=1
     )
-    mean: tuple[float, ...] = option((0.485, 0.456, 0.406), "mean per channel, pixels in [0, 1]")
-    std: tuple[float, ...] = option(
+    mean: tuple[float, float, float] = option(
+        (0.485, 0.456, 0.406), "mean per channel, pixels in [0, 1]"
+    )
+    std: tuple[float, float, float] = option(
         (0.229, 0.224, 0.225), "standard deviation per channel, pixels in [0, 1]"
     )
     num_parallel_workers: int = option(
@@ -142,13 +149,13 @@ class DataSection:
 
 
 @dataclass(frozen=True)
-class AugmentationSection:
+class AugmentationSection(Section):
     """augmentation"""
 
-    scale: tuple[float, ...] = option(
+    scale: tuple[float, float] = option(
         (0.08, 1.0), "random resized crop: range of the area, as a share of the image's"
     )
-    ratio: tuple[float, ...] = option(
+    ratio: tuple[float, float] = option(
         (3 / 4, 4 / 3), "random resized crop: range of width / height"
     )
     interpolation: str = option(
@@ -191,13 +198,13 @@ class AugmentationSection:
 
 
 @dataclass(frozen=True)
-class SegmentationSection:
+class SegmentationSection(Section):
     """segmentation"""
 
-    resize_scale: tuple[int, ...] = option(
+    resize_scale: tuple[int, int] = option(
         (2048, 512), "long and short side that images are resized to fit, keeping their aspect"
     )
-    resize_ratio: tuple[float, ...] = option(
+    resize_ratio: tuple[float, float] = option(
         (0.5, 2.0), "training: range of the factor of resize_scale"
     )
     category_max_ratio: float = option(
@@ -221,7 +228,7 @@ class SegmentationSection:
 
 
 @dataclass(frozen=True)
-class OptimizationSection:
+class OptimizationSection(Section):
     """optimization (AdamW)"""
 
     batch_size: int = option(
@@ -230,7 +237,7 @@ class OptimizationSection:
     gradient_accumulation_steps: int = option(
         1, "micro-batches per optimizer step", at_least=1, resume_safe=True
     )
-    betas: tuple[float, ...] = option((0.9, 0.999), "decay of the two moments")
+    betas: tuple[float, float] = option((0.9, 0.999), "decay of the two moments")
     eps: float = option(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = option(0.05, "decoupled decay", at_least=0)
     no_decay: tuple[str, ...] = option(
@@ -263,7 +270,7 @@ class OptimizationSection:
 
 
 @dataclass(frozen=True)
-class ScheduleSection:
+class ScheduleSection(Section):
     """schedule"""
 
     epoch_size: int = option(300, "number of epochs", at_least=1)
@@ -288,7 +295,7 @@ class ScheduleSection:
 
 
 @dataclass(frozen=True)
-class RuntimeSection:
+class RuntimeSection(Section):
     """runtime"""
 
     device_target: str = option(
@@ -318,7 +325,7 @@ class RuntimeSection:
 
 
 @dataclass(frozen=True)
-class OutputSection:
+class OutputSection(Section):
     """output"""
 
     output_dir: str = option(
@@ -343,7 +350,7 @@ class OutputSection:
 
 
 @dataclass(frozen=True)
-class TrainSection:
+class TrainSection(Section):
     """train.py only"""
 
     resume: str = option(
@@ -370,7 +377,7 @@ class TrainSection:
 
 
 @dataclass(frozen=True)
-class ValidateSection:
+class ValidateSection(Section):
     """validate.py only"""
 
     output_json: str = option("", "also write the result to this file", resume_safe=True)
@@ -378,7 +385,7 @@ class ValidateSection:
 
 
 @dataclass(frozen=True)
-class InferSection:
+class InferSection(Section):
     """infer.py only"""
 
     images: str = option("", "an image, or a folder of images", resume_safe=True)
@@ -421,20 +428,14 @@ class Config(
     stated: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("scale", "ratio", "betas"):
-            low_high = getattr(self, name)
-            if len(low_high) != 2:
-                raise UserError(f"{name} must be two numbers, not {show(low_high)}")
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise UserError(f"{name} must be a range 0 < low <= high, not {low},{high}")
-        for name in ("resize_scale", "resize_ratio"):
-            pair = getattr(self, name)
-            if len(pair) != 2 or min(pair) <= 0:
-                raise UserError(f"{name} must be two numbers above 0, not {show(pair)}")
-        if not self.test_ratios or min(self.test_ratios) <= 0:
-            raise UserError(f"test_ratios must be above 0, not {show(self.test_ratios)}")
+        for name in ("std", "resize_scale", "resize_ratio", "test_ratios"):
+            values = getattr(self, name)
+            if min(values, default=0) <= 0:
+                raise UserError(f"{name} must be above 0, not {show(values)}")
         if self.test_mode == "slide" and self.test_stride > self.test_crop:
             raise UserError(
                 f"test_stride ({self.test_stride}) must not be above test_crop ({self.test_crop}): "
@@ -442,14 +443,6 @@ class Config(
             )
         if not all(0 < beta < 1 for beta in self.betas):
             raise UserError(f"betas must lie between 0 and 1, not {show(self.betas)}")
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != 3:
-                raise UserError(
-                    f"{name} must be three numbers, one per channel, not "
-                    f"{show(getattr(self, name))}"
-                )
-        if min(self.std) <= 0:
-            raise UserError(f"std must be above 0, not {show(self.std)}")
         if self.warmup_epochs >= self.epoch_size:
             raise UserError(
                 f"warmup_epochs ({self.warmup_epochs}) must be fewer than epoch_size "
