@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -159,7 +160,7 @@ class JsonArray:
 
     def __init__(self, path: str | os.PathLike | None) -> None:
         self._path = path
-        self._file: BinaryIO | None = None
+        self._file: io.FileIO | None = None
         self._waiting: list[object] = []  # for a stream, which cannot be gone back in
 
     def __enter__(self) -> JsonArray:
@@ -178,7 +179,7 @@ class JsonArray:
         separator = b"\n" if self._file is None else b",\n"
         text = json.dumps(entry, indent=2).encode("utf-8", "surrogateescape")
         try:
-            file = self._open()
+            file = self._open(self._path)
             end = file.seek(-len(_ARRAY_END), os.SEEK_END)
             data = separator + text + _ARRAY_END
             if file.write(data) < len(data):  # as much as the disk had room for
@@ -197,12 +198,12 @@ class JsonArray:
             with atomic_write(self._path) as stream:
                 stream.write(json.dumps(self._waiting, indent=2).encode() + b"\n")
             return
-        self._open().close()
+        self._open(self._path).close()
 
-    def _open(self) -> BinaryIO:
+    def _open(self, path: str | os.PathLike) -> io.FileIO:
         if self._file is None:
-            # Unbuffered: an entry is there as soon as it is added.
-            self._file = open(self._path, "w+b", buffering=0)  # noqa: SIM115 - closed by `close`
+            # Without a buffer: an entry is there as soon as it is added.
+            self._file = io.FileIO(path, "w+")
             self._file.write(b"[" + _ARRAY_END)
         return self._file
 
