@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -36,6 +37,11 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--pt_path", type=Path, help="PyTorch checkpoint to convert")
     arguments = parser.parse(argv)
+    # The scripts, recipes and data of the demo are the checkout's, from wherever it is started.
+    for name in ("output_dir", "pt_path"):
+        if getattr(arguments, name) is not None:
+            setattr(arguments, name, getattr(arguments, name).absolute())
+    os.chdir(Path(__file__).parent)
     if arguments.pt_path is not None:
         check_readable(arguments.pt_path)
     demo = Demo(prepare_folder(arguments.output_dir, arguments.task), arguments.pt_path)

@@ -23,12 +23,15 @@ def option(
     above: float | None = None,
     resume_safe: bool = False,
     bare: Any = None,
+    path: bool = False,
 ) -> Any:
     """A field of a section.
 
     Args:
         resume_safe: the option does not change what is learned, so a resumed run may change it.
         bare: the value of the flag when it is given without one (`--resume`).
+        path: a file or folder; `~` stands for the user's own. Relative ones start from where the
+            script runs.
     """
     return field(
         default=default,
@@ -40,6 +43,7 @@ def option(
             "above": above,
             "resume_safe": resume_safe,
             "bare": bare,
+            "path": path,
         },
     )
 
@@ -68,7 +72,10 @@ class ModelSection(Section):
         224, "height and width of the input in pixels (segmentation: while training)", at_least=32
     )
     ckpt_path: str = option(
-        "", "checkpoint to start from (train.py) or to evaluate (validate.py)", resume_safe=True
+        "",
+        "checkpoint to start from (train.py) or to evaluate (validate.py)",
+        resume_safe=True,
+        path=True,
     )
     drop_head: bool = option(
         False,
@@ -80,6 +87,7 @@ class ModelSection(Section):
         "train.py, segmentation: classification checkpoint whose backbone to start from (not with "
         "ckpt_path)",
         resume_safe=True,
+        path=True,
     )
     drop_path_rate: float = option(
         0.0, "stochastic depth of the last block, growing linearly from 0", at_least=0, at_most=0.99
@@ -114,17 +122,21 @@ class DataSection(Section):
         "folder with the splits, or (validate.py) the ImageFolder itself; segmentation: the folder "
         "with images/ and annotations/",
         resume_safe=True,
+        path=True,
     )
     class_names: str = option(
-        "", "text file with a class name per line (infer.py; dataset: pairs)", resume_safe=True
+        "",
+        "text file with a class name per line (infer.py; dataset: pairs)",
+        resume_safe=True,
+        path=True,
     )
     ignore_label_zero: bool = option(
         False, "dataset pairs: label 0 is ignored, and class k has label k + 1"
     )
     train_split: str = option("train", "folder of the training split, below data_dir")
     val_split: str = option("val", "folder of the validation split, below data_dir")
-    train_list: str = option("", "list file of the training split (dataset: list)")
-    val_list: str = option("", "list file of the validation split (dataset: list)")
+    train_list: str = option("", "list file of the training split (dataset: list)", path=True)
+    val_list: str = option("", "list file of the validation split (dataset: list)", path=True)
     crop_pct: float = option(
         0.875, "evaluation: the crop's share of the resized image", above=0, at_most=1
     )
@@ -332,6 +344,7 @@ class OutputSection(Section):
         "",
         "folder of log, curve and checkpoints; empty: outputs/<name of the config>",
         resume_safe=True,
+        path=True,
     )
     log_interval: int = option(
         50, "steps between lines of steps.jsonl", at_least=1, resume_safe=True
@@ -358,6 +371,7 @@ class TrainSection(Section):
         "continue from a checkpoint; without a value: from the newest one in output_dir",
         resume_safe=True,
         bare="auto",
+        path=True,
     )
     overwrite: bool = option(
         False, "start over in an output_dir that holds a run", resume_safe=True
@@ -380,7 +394,7 @@ class TrainSection(Section):
 class ValidateSection(Section):
     """validate.py only"""
 
-    output_json: str = option("", "also write the result to this file", resume_safe=True)
+    output_json: str = option("", "also write the result to this file", resume_safe=True, path=True)
     summary: bool = option(False, "print the model's summary and exit", resume_safe=True)
 
 
@@ -388,11 +402,11 @@ class ValidateSection(Section):
 class InferSection(Section):
     """infer.py only"""
 
-    images: str = option("", "an image, or a folder of images", resume_safe=True)
+    images: str = option("", "an image, or a folder of images", resume_safe=True, path=True)
     top_k: int = option(5, "how many classes to show for each image", at_least=1, resume_safe=True)
-    output_json: str = option("", "also write the result to this file", resume_safe=True)
+    output_json: str = option("", "also write the result to this file", resume_safe=True, path=True)
     output_png: str = option(
-        "", "draw the images with their classes on one sheet", resume_safe=True
+        "", "draw the images with their classes on one sheet", resume_safe=True, path=True
     )
 
 
@@ -404,7 +418,7 @@ def show(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
-    return str(value) or "none"
+    return str(value) or "empty"
 
 
 @dataclass(frozen=True)

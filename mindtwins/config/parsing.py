@@ -7,6 +7,7 @@ key or a value of the wrong type is an error wherever it stands.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -168,7 +169,9 @@ def _convert(cls: type[Config], name: str, value: Any, where: str) -> Any:
     try:
         value = _cast(wanted, value)
     except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{where} must be {_type_name(wanted)}, not {value!r}") from None
+        raise UserError(f"{where} must be {_described(wanted)}, not {value!r}") from None
+    if meta["path"]:
+        value = _expanded(value)
     allowed = (*meta["choices"], _options(cls)[name].default)
     for item in value if isinstance(value, tuple) else (value,):
         if meta["choices"] and item not in allowed:
@@ -218,6 +221,20 @@ def _type_name(wanted: Any) -> str:
         words = "words" if kind is str else "numbers"
         return words if others == [...] else f"{1 + len(others)} {words}"
     return {int: "integer", float: "number", str: "text", bool: "true|false"}[wanted]
+
+
+def _described(wanted: Any) -> str:
+    """A type in a sentence."""
+    if get_origin(wanted) is tuple:
+        return _type_name(wanted)
+    return {int: "an integer", float: "a number", str: "text", bool: "true or false"}[wanted]
+
+
+def _expanded(path: Any) -> Any:
+    """A path, or each of several, with the user's own folder in the place of `~`."""
+    if isinstance(path, tuple):
+        return tuple(map(_expanded, path))
+    return os.path.expanduser(path)
 
 
 def _plain(value: Any) -> Any:

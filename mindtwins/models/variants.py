@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from mindtwins.checkpoint import (
     expect_metadata,
     load_into,
 )
+from mindtwins.cli import nearest
 from mindtwins.errors import UserError
 from mindtwins.models.twins import Classifier, Dialect, FeatureExtractor
 
@@ -69,10 +69,9 @@ def resolve_name(name: str) -> str:
     """
     name = ALIASES.get(name, name)
     if name not in VARIANTS:
-        nearest = difflib.get_close_matches(name.lower(), [*VARIANTS, *ALIASES], n=1, cutoff=0)[0]
         raise UserError(
-            f"unknown model {name!r}: did you mean {nearest!r}?"
-            f" The models are {', '.join(list_models())}"
+            f"unknown model {nearest(name.lower(), [*VARIANTS, *ALIASES])}: the models are"
+            f" {', '.join(list_models())}"
         )
     return name
 

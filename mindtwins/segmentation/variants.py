@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mindtwins.checkpoint import (
     expect_metadata,
     load_into,
 )
+from mindtwins.cli import nearest
 from mindtwins.errors import UserError
 from mindtwins.models.feature_pyramid import FeaturePyramid
 from mindtwins.models.twins import Backbone, Dialect
@@ -58,10 +58,9 @@ def resolve_segmentor(name: str) -> str:
     """
     names = [f"{head}_{backbone}" for head in HEADS for backbone in VARIANTS]
     if name not in names:
-        nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0)[0]
         raise UserError(
-            f"unknown segmentor {name!r}: did you mean {nearest!r}?"
-            f" The segmentors are {', '.join(list_segmentors())}"
+            f"unknown segmentor {nearest(name.lower(), names)}: the segmentors are"
+            f" {', '.join(list_segmentors())}"
         )
     return name
 

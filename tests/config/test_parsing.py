@@ -55,13 +55,13 @@ def test_bare_flags():
     ("text", "message"),
     [
         ("lrr: 1", "{path}: unknown key 'lrr' (did you mean 'lr'?)"),
-        ("lr: fast", "{path}: lr must be number, not 'fast'"),
-        ("lr: .nan", "{path}: lr must be number, not nan"),
+        ("lr: fast", "{path}: lr must be a number, not 'fast'"),
+        ("lr: .nan", "{path}: lr must be a number, not nan"),
         ("lr: 0", "{path}: lr must be above 0, not 0.0"),
-        ("batch_size: 1.5", "{path}: batch_size must be integer, not 1.5"),
-        ("batch_size: true", "{path}: batch_size must be integer, not True"),
+        ("batch_size: 1.5", "{path}: batch_size must be an integer, not 1.5"),
+        ("batch_size: true", "{path}: batch_size must be an integer, not True"),
         ("batch_size: 0", "{path}: batch_size must be at least 1, not 0"),
-        ("ema: 1", "{path}: ema must be true|false, not 1"),
+        ("ema: 1", "{path}: ema must be true or false, not 1"),
         ("model: 5", "{path}: model must be text, not 5"),
         ("scale: 0.5", "{path}: scale must be 2 numbers, not 0.5"),
         ("mixup_mode: all", "{path}: mixup_mode must be one of batch, pair, elem, not 'all'"),
@@ -83,7 +83,7 @@ def test_mistakes_in_a_file_name_file_and_key(tmp_path: Path, text: str, message
     ("argv", "message"),
     [
         (["--bach_size", "3"], "unknown flag '--bach_size' (did you mean '--batch_size'?)"),
-        (["--lr", "x"], "--lr must be number, not 'x'"),
+        (["--lr", "x"], "--lr must be a number, not 'x'"),
         (["--lr"], "argument --lr: expected one argument"),
         (["imagenet"], "'imagenet' belongs to no flag"),
         (["--seed", "5000000000"], "--seed must be at most 4.29497e+09, not 5000000000"),
@@ -324,3 +324,25 @@ def test_segmentation_recipes_state_the_published_values(name: str):
         "test_flip": False,
     }
     assert {key: getattr(config, key) for key in expected} == expected
+
+
+def test_a_tilde_is_the_user_s_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "recipe.yaml").write_text("data_dir: ~/pets\n")
+    config = parse("-c", str(tmp_path / "recipe.yaml"), "--ckpt_path", "~/best.ckpt")
+    assert config.data_dir == f"{tmp_path}/pets"
+    assert config.ckpt_path == f"{tmp_path}/best.ckpt"
+
+
+def test_what_is_stated_is_known(recipe: Path):
+    config = parse("-c", str(recipe), "--batch_size", "128")  # the default, but stated
+    assert config.stated["batch_size"] == "command line"
+    assert config.stated["lr"] == str(recipe)  # by its base
+    assert "weight_decay" not in config.stated
+
+
+def test_help_tells_an_empty_default_from_the_choice_none(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    words = " ".join(capsys.readouterr().out.split())
+    assert "--window_padding TEXT" in words and "(none, zeros, mask) [empty]" in words
