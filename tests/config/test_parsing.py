@@ -132,7 +132,7 @@ def test_an_empty_output_dir_is_the_one_of_the_recipe():
 
 def test_a_number_beyond_all_numbers(tmp_path: Path):
     (tmp_path / "a.yaml").write_text(f"lr: 1{'0' * 400}\n")
-    with pytest.raises(UserError, match=r"a\.yaml: lr must be number"):
+    with pytest.raises(UserError, match=r"a\.yaml: lr must be a number"):
         parse("-c", str(tmp_path / "a.yaml"))
 
 
