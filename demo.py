@@ -186,13 +186,13 @@ def write_random_checkpoint(name: str, path: Path) -> Path:
 
     from mindtwins import list_models
     from mindtwins.reference import create_reference
-    from mindtwins.reference.segmentors import create_segmentor_reference
+    from mindtwins.reference.segmentation import create_segmentation_reference
     from mindtwins.reference.weights import randomize
 
     if name in list_models():
         content = {"model": randomize(create_reference(name)).state_dict()}
     else:
-        content = {"state_dict": randomize(create_segmentor_reference(name)).state_dict()}
+        content = {"state_dict": randomize(create_segmentation_reference(name)).state_dict()}
     torch.save(content, path)
     print(f"\nwrote {path}: random weights, since no published ones can be shipped")
     return path

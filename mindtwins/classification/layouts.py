@@ -32,6 +32,6 @@ LAYOUTS = (
         "classification",
         (*MMSEGMENTATION_BACKBONE, *norm("norm")),
         Dialect(),
-        ReferenceModel("mindtwins.reference.segmentors:create_backbone_reference"),
+        ReferenceModel("mindtwins.reference.segmentation:create_backbone_reference"),
     ),
 )

@@ -36,6 +36,10 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
+# As it was called before names became American: scripts outside of this project use it.
+randomise = randomize
+
+
 @torch.no_grad()
 def amplify(model: nn.Module, factor: float = 3e-3) -> nn.Module:
     """Scale the convolutions before the 1e-5 norms, patch embedding and sub-sampling.

@@ -7,9 +7,9 @@ from mindtwins.conversion.kinds import all_layouts, find_layout, recognize_layou
 from mindtwins.errors import UserError
 from mindtwins.models.variants import VARIANTS, parameter_shapes
 from mindtwins.reference import create_reference
-from mindtwins.reference.segmentors import (
+from mindtwins.reference.segmentation import (
     create_backbone_reference,
-    create_segmentor_reference,
+    create_segmentation_reference,
     rename_sssegmentation,
 )
 from mindtwins.segmentation.variants import segmentor_shapes
@@ -21,7 +21,7 @@ def state_names(layout, variant, head="upernet"):
     with torch.device("meta"):
         if layout.task == "segmentation":
             official = layout.project == "official"
-            model = create_segmentor_reference(f"{head}_{variant}", official_names=official)
+            model = create_segmentation_reference(f"{head}_{variant}", official_names=official)
         elif layout.project == "mmsegmentation":
             model = create_backbone_reference(variant)
         else:

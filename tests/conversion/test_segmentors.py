@@ -15,9 +15,9 @@ from mindtwins.conversion.kinds import find_layout
 from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import format_table, verify
 from mindtwins.errors import UserError
-from mindtwins.reference.segmentors import (
+from mindtwins.reference.segmentation import (
     create_backbone_reference,
-    create_segmentor_reference,
+    create_segmentation_reference,
 )
 from mindtwins.reference.weights import randomize
 from mindtwins.segmentation.variants import segmentor_shapes
@@ -30,7 +30,7 @@ GLOBAL = "backbone.layers.1.1.attn.attn"
 @functools.cache
 def state(layout, head="upernet", **widths):
     """A random svt_tiny with 12 classes as the project's code holds it; not to be changed."""
-    reference = create_segmentor_reference(
+    reference = create_segmentation_reference(
         f"{head}_svt_tiny", 12, official_names=layout == "official", **widths
     )
     tensors = dict(randomize(reference, seed=1).state_dict())
@@ -295,7 +295,7 @@ def test_from_one_project_to_another(save, tmp_path, pt2ms, ms2pt, capsys):
     found = torch.load(tmp_path / "back.pth")
     assert_same_bits(found, state("mmsegmentation"))
     # Without the counters that the layout leaves out, as torch loads it.
-    create_segmentor_reference("upernet_svt_tiny", 12).load_state_dict(found, strict=True)
+    create_segmentation_reference("upernet_svt_tiny", 12).load_state_dict(found, strict=True)
     assert "note:" not in capsys.readouterr().out
     ms2pt(*back, "--layout", "official")
     printed = capsys.readouterr().out

@@ -258,8 +258,8 @@ class FCNHead(nn.Module):
         return self.conv_seg(self.dropout(self.convs(maps[2])))
 
 
-class SegmentorReference(nn.Module):
-    """See `create_segmentor_reference`."""
+class SegmentationReference(nn.Module):
+    """See `create_segmentation_reference`."""
 
     def __init__(
         self,
@@ -307,7 +307,7 @@ def _initialize(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def create_segmentor_reference(
+def create_segmentation_reference(
     name: str,
     num_classes: int = 150,
     in_channels: int = 3,
@@ -318,7 +318,7 @@ def create_segmentor_reference(
     block_epsilon: float = 1e-5,
     embed_epsilon: float = 1e-5,
     official_names: bool = False,
-) -> SegmentorReference:
+) -> SegmentationReference:
     """The PyTorch reference of a segmentor, in evaluation mode; arguments as `create_segmentor`.
 
     With `official_names` the backbone has the names of the official segmentation code.
@@ -329,7 +329,7 @@ def create_segmentor_reference(
     backbone = (OfficialBackbone if official_names else Backbone)(
         variant, in_channels, window_padding, patch_rounding, block_epsilon, embed_epsilon
     )
-    return SegmentorReference(
+    return SegmentationReference(
         head,
         _TABLE[variant][1],
         backbone,
