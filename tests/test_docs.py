@@ -166,8 +166,8 @@ LAUNCHERS_FLAGS = {
     *("--master_addr", "--master_port", "--node_rank"),
     *("--allow-run-as-root", "--oversubscribe", "--bind-to"),
 }
-TINY = "--device_target CPU --model svt_tiny --image_size 64 --batch_size 2"
-TINY_UPERNET = "--device_target CPU --model upernet_svt_tiny --resize_scale 64,48"
+TINY = "--device_target CPU --model svt_tiny --num_classes 2 --image_size 64 --batch_size 2"
+TINY_UPERNET = "--device_target CPU --model upernet_svt_tiny --resize_scale 64,64"
 TINY_FPN = "--device_target CPU --model fpn_svt_tiny --image_size 64 --resize_scale 64,64"
 TWO_RANKS = (
     "tests/training/test_recipe.py::test_svt_s_gpu_runs_on_two_cpu_ranks_and_resumes_after_a_kill"
@@ -240,8 +240,9 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     # Evaluation and prediction
     "python validate.py -c configs/svt_tiny_digits.yaml"
     " --ckpt_path outputs/svt_tiny_digits/final.ckpt": [RunsIn(A_RUN)],
-    "python validate.py -c configs/svt_s_gpu.yaml --ckpt_path svt_small.ckpt"
-    " --data_dir /imagenet": [Runs(TINY, tier="slow")],
+    "python validate.py --ckpt_path svt_small.ckpt --data_dir /imagenet": [
+        Runs("--image_size 64 --batch_size 4 --class_names names.txt", tier="slow")
+    ],
     "python validate.py -c configs/upernet_svt_s_ade20k.yaml --ckpt_path upernet_svt_small.ckpt"
     " --data_dir ADEChallengeData2016": [Runs(TINY_UPERNET, tier="slow")],
     "python infer.py --ckpt_path svt_small.ckpt --images photographs/ --output_png classes.png": [
@@ -315,7 +316,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split, number in product(splits, "01"):
             photograph(folder / name / "images" / split / f"{number}.jpg")
             label_map(folder / name / "annotations" / split / f"{number}.png", classes)
-    (folder / "fields" / "classes.txt").write_text("".join(f"crop {i}\n" for i in range(7)))
+    for path, names in (("names.txt", 1000), ("fields/classes.txt", 7)):
+        (folder / path).write_text("".join(f"class{i}\n" for i in range(names)))
 
     classifier = randomize(create_reference("svt_tiny")).state_dict()
     torch.save({"model": classifier}, folder / "alt_gvt_small.pth")
@@ -409,13 +411,14 @@ def test_python_of_the_readme(desk: Path, monkeypatch):
     scope = {"images": Tensor(np.zeros((2, 3, 64, 64), np.float32))}
     classify, segment = (
         # The checkpoints of that name are small.
-        re.sub(r"(create_\w+\(\"\w*svt_)small", r"\1tiny", block)
+        re.sub(r'(create_\w+\("\w*svt_)small', r"\1tiny", block)
         for block in blocks(ROOT / "README.md", "python")
     )
     exec(classify, scope)
     assert f"# {mindtwins.list_models()}" in classify
     assert scope["logits"].shape == (2, 1000)
     assert [64 // stage_map.shape[2] for stage_map in scope["maps"]] == [4, 8, 16, 32]
+    assert scope["trained"].metadata["variant"] == "svt_tiny" and scope["trained"].classes is None
     exec(segment, scope)
     assert scope["logits"].shape == (2, 150, 16, 16)
 
