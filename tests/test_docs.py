@@ -200,7 +200,7 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
         ),
     ],
     "make install": [Target(("$(VENV)/installed",))],
-    "make lint": [Target(("ruff check .", "ruff format --check ."))],
+    "make lint": [Target(("ruff check .", "ruff format --check .", "mypy"))],
     "make test": [Target(("lint", 'pytest -n 2 -m "not endurance"'))],
     "make test-fast": [Target(("lint", 'pytest -n 2 -m "not slow and not endurance"'))],
     "make test-endurance": [Target(("pytest -m endurance",))],
@@ -226,9 +226,8 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python train.py -c configs/upernet_svt_s_ade20k.yaml --summary": [Runs()],
     "python train.py --config configs/svt_s_gpu.yaml --device_target CPU --data_dir images"
     " --dry_run": [Runs(TINY, tier="slow")],
-    "python train.py -c configs/svt_s_gpu.yaml --data_dir flowers --num_classes 102 --ckpt_path"
-    " svt_small.ckpt --drop_head --lr 1e-4 --layer_decay 0.75": [
-        Runs(f"{TINY} --dry_run", tier="endurance")
+    "python train.py -c configs/finetune.yaml --ckpt_path svt_small.ckpt --data_dir my_pets": [
+        Runs("--image_size 64 --batch_size 2 --dry_run", tier="endurance")
     ],
     "python train.py -c configs/fpn_svt_s_ade20k.yaml --dataset pairs --data_dir fields"
     " --train_split train --val_split val --class_names fields/classes.txt --num_classes 7": [
@@ -307,7 +306,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("train.py", "validate.py", "infer.py", "demo.py", "convert", "configs"):
         (folder / name).symlink_to(ROOT / name)
     photograph(folder / "photographs" / "china.jpg")
-    for name, split, number in product(("imagenet", "images", "flowers"), ("train", "val"), "0123"):
+    for name, split, number in product(("imagenet", "images", "my_pets"), ("train", "val"), "0123"):
         photograph(folder / name / split / f"class{int(number) % 2}" / f"{number}.jpg")
     for name, splits, classes in (
         ("ADEChallengeData2016", ("training", "validation"), 151),
