@@ -317,3 +317,13 @@ class TestFineTuning:
         trained = load_checkpoint(folder / "best.ckpt").tensors
         np.testing.assert_array_equal(found["head.weight"], trained["head.weight"])
         assert "head" not in caplog.text
+
+
+def test_more_classes_than_folders_can_be_trained(folder: Path, tmp_path: Path, caplog):
+    """The others have no images; validation knows the folders by name all the same."""
+    task = create_task(train_config(folder, num_classes=5))
+    train, val = task.find_data("train"), task.find_data("val")
+    task.check_same_classes(train, val)
+    assert task.classes == (*NAMES, "unnamed 3", "unnamed 4")
+    np.testing.assert_array_equal(np.unique(val.labels), [0, 1, 2])
+    assert "has 3 classes, num_classes is 5" in caplog.text

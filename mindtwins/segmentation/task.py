@@ -248,7 +248,7 @@ class Segmentation:
         loader = build_segmentation_loader(
             data,
             self.preprocessing(),
-            batch_size=config.eval_batch_size or config.batch_size,
+            batch_size=config.eval_batch_size or self._default_eval_batch(),
             **loader_options(config, world),
         )
         return SegmentationEvaluator(
@@ -259,6 +259,10 @@ class Segmentation:
             world.is_main,
             world.exchange,
         )
+
+    def _default_eval_batch(self) -> int:
+        """As in training, or one picture where no recipe says how many fit into the memory."""
+        return self.config.batch_size if states(self.config, "batch_size") else 1
 
     def report(self, metrics: SegmentationMetrics, data: ImageLabelFolder) -> str:
         """A table of the classes, and the means."""
