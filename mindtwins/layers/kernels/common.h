@@ -2,6 +2,9 @@
 //
 // Every entry point has the signature of MindSpore's ahead-of-time custom operators: pointers,
 // ranks and shapes of the inputs followed by those of the outputs; 0 means success.
+//
+// Sums that run over tokens (gradients of weights) are made per chunk of fixed size and added in
+// the order of the chunks, so results do not depend on the number of threads or their timing.
 
 #pragma once
 
@@ -75,7 +78,7 @@ class Pool {
 
 inline std::atomic<int> thread_count{1};
 
-// Made when the library is loaded (kernels.cpp) and never destroyed: its threads may outlive the
+// Made when the library is loaded (library.cpp) and never destroyed: its threads may outlive the
 // static objects. A forked child has none of the threads, and starts with a pool of its own.
 inline Pool* pool = nullptr;
 
@@ -225,12 +228,12 @@ inline bool has_types(const char* expected, int count, const char* const* types)
 }  // namespace mindtwins
 
 // Begins an entry point that refuses inputs and outputs of other types; see `has_types`.
-#define OPERATOR(name, types)                                                                 \
-  static int name##_of_types(void** params, int* ranks, int64_t** shapes);                    \
-  int name(int count, void** params, int* ranks, int64_t** shapes, const char** given, void*, \
-           void*) {                                                                           \
-    return has_types(types, count, given) ? name##_of_types(params, ranks, shapes) : 1;       \
-  }                                                                                           \
+#define OPERATOR(name, types)                                                            \
+  static int name##_of_types(void** params, int* ranks, int64_t** shapes);               \
+  extern "C" int name(int count, void** params, int* ranks, int64_t** shapes,            \
+                      const char** given, void*, void*) {                                \
+    return has_types(types, count, given) ? name##_of_types(params, ranks, shapes) : 1;  \
+  }                                                                                      \
   static int name##_of_types(void** params, [[maybe_unused]] int* ranks, int64_t** shapes)
 
 #define INPUT(i) static_cast<const float*>(params[i])

@@ -277,8 +277,6 @@ void weight_gradient(const float* x, const float* dy, const int64_t* shape, int6
 
 }  // namespace
 
-extern "C" {
-
 // x (B, H, W, in), weight (out, in, 3, 3) -> y (B, H, W, out)
 OPERATOR(conv3x3, "fff") {
   const int64_t out = shapes[1][0], in = shapes[1][1];
@@ -293,5 +291,3 @@ OPERATOR(conv3x3_gradient, "fffff") {
   weight_gradient(INPUT(1), INPUT(0), shapes[1], in, out, OUTPUT(4));
   return 0;
 }
-
-}  // extern "C"
