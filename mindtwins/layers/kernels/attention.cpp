@@ -62,18 +62,18 @@ class Context {
   // Softmax over the keys of queries keys^T * scale + mask, for BLOCK queries (`depth` numbers
   // each), into rows of `wide()` numbers, those past `count` being 0, but not yet divided by their
   // sum: `norms` receives what to multiply each row with.
-  void weigh(const float* const* queries, float scale, const float* const* mask,
-             float* const* weights, float* norms) const {
-    compare(queries, weights);
+  void attention_weights(const float* const* queries, float scale, const float* const* mask,
+                         float* const* weights, float* norms) const {
+    dot_products(queries, weights);
     for (int r = 0; r < BLOCK; r++) {
       float* row = weights[r];
-      Vec highest = fill(-INFINITY);
+      Vec highest = broadcast(-INFINITY);
       for (int64_t j = 0; j < wide_; j += V) {
         Vec score = load(row + j) * scale;
         if (mask) score += load(mask[r] + j, count_ - j);
         if (j + V > count_) score += tail_;
         store(row + j, score);
-        highest = upper(highest, score);
+        highest = maximum(highest, score);
       }
       const float top = maximum(highest);
       Vec total{};
@@ -87,12 +87,12 @@ class Context {
   }
 
   // weights values, into rows of `deep()` numbers.
-  void average(const float* const* weights, float* const* out) const {
+  void weighted_sum(const float* const* weights, float* const* out) const {
     multiply(weights, count_, values_.data(), deep_, deep_, out);
   }
 
   // rows keys^T, into rows of `wide()` numbers.
-  void compare(const float* const* rows, float* const* out) const {
+  void dot_products(const float* const* rows, float* const* out) const {
     multiply(rows, depth_, keys_transposed_.data(), wide_, wide_, out);
   }
 
@@ -101,7 +101,7 @@ class Context {
 
  private:
   int64_t count_, depth_, wide_, deep_;
-  Numbers keys_transposed_, values_;
+  Buffer keys_transposed_, values_;
   Vec tail_;  // added to the last scores: those that belong to no key
 };
 
@@ -115,13 +115,13 @@ class Block {
   const float* const* rows() const { return rows_; }
 
  private:
-  Numbers numbers_;
+  Buffer numbers_;
   float* rows_[BLOCK];
 };
 
 // Calls use(first, n) for the queries, BLOCK at a time.
 template <class Use>
-void by_blocks(int64_t count, const Use& use) {
+void each_block(int64_t count, const Use& use) {
   for (int64_t first = 0; first < count; first += BLOCK)
     use(first, int(std::min<int64_t>(BLOCK, count - first)));
 }
@@ -136,9 +136,9 @@ class Head {
   // `out` rows = attention of the queries over what was packed. `mask`: (count, count) or null.
   void forward(Rows queries, int64_t count, const float* mask, float* out,
                const int64_t* out_offsets) {
-    by_blocks(count, [&](int64_t first, int n) {
-      weigh(queries, first, n, mask);
-      context_.average(weights_.rows(), out_.rows());
+    each_block(count, [&](int64_t first, int n) {
+      attention_weights(queries, first, n, mask);
+      context_.weighted_sum(weights_.rows(), out_.rows());
       for (int r = 0; r < n; r++) {
         float* target = out + out_offsets[first + r];
         for (int64_t c = 0; c < depth_; c += V)
@@ -151,14 +151,14 @@ class Head {
 
  protected:
   // Attention weights of queries first .. first + n, to be multiplied with `norms_`.
-  void weigh(Rows queries, int64_t first, int n, const float* mask) {
+  void attention_weights(Rows queries, int64_t first, int n, const float* mask) {
     const float *rows[BLOCK], *masks[BLOCK];
     for (int r = 0; r < BLOCK; r++) {
       const int64_t i = first + std::min(r, n - 1);  // a short block repeats its last query
       rows[r] = queries[i];
       masks[r] = mask ? mask + i * count_ : nullptr;
     }
-    context_.weigh(rows, scale_, mask ? masks : nullptr, weights_.rows(), norms_);
+    context_.attention_weights(rows, scale_, mask ? masks : nullptr, weights_.rows(), norms_);
   }
 
   int64_t count_, depth_;
@@ -186,21 +186,21 @@ void add_transposed(const float* const* weights, const float* const* rows, int n
 class HeadGradient : Head {
  public:
   HeadGradient(int64_t context, int64_t depth)
-      : Head(context, depth), values_as_keys_(context, depth), by_scores_(context_.wide()),
-        by_keys_(context * context_.deep()), by_values_(context * context_.deep()) {}
+      : Head(context, depth), values_as_keys_(context, depth), dscores_(context_.wide()),
+        dkeys_(context * context_.deep()), dvalues_(context * context_.deep()) {}
 
   void pack(Rows keys, Rows values) {
     context_.pack(keys, values);
     // Two more products of the same form: gradients times values^T, and times keys.
     values_as_keys_.pack(values, keys);
-    std::fill(by_keys_.begin(), by_keys_.end(), 0.f);
-    std::fill(by_values_.begin(), by_values_.end(), 0.f);
+    std::fill(dkeys_.begin(), dkeys_.end(), 0.f);
+    std::fill(dvalues_.begin(), dvalues_.end(), 0.f);
   }
 
-  void backward(Rows queries, Rows gradients, int64_t count, const float* mask, float* by_queries,
+  void backward(Rows queries, Rows gradients, int64_t count, const float* mask, float* dqueries,
                 const int64_t* offsets) {
-    by_blocks(count, [&](int64_t first, int n) {
-      weigh(queries, first, n, mask);
+    each_block(count, [&](int64_t first, int n) {
+      attention_weights(queries, first, n, mask);
       const float *query[BLOCK], *gradient[BLOCK];
       for (int r = 0; r < BLOCK; r++) {
         query[r] = queries[first + std::min(r, n - 1)];
@@ -210,36 +210,36 @@ class HeadGradient : Head {
       for (int r = 0; r < BLOCK; r++)
         for (int64_t j = 0; j < wide; j += V)
           store(weights_.rows()[r] + j, load(weights_.rows()[r] + j) * norms_[r]);
-      add_transposed(weights_.rows(), gradient, n, count_, depth_, deep, by_values_.data());
+      add_transposed(weights_.rows(), gradient, n, count_, depth_, deep, dvalues_.data());
       // d scores = weights * (d weights - sum(weights * d weights)), and the scale.
-      values_as_keys_.compare(gradient, by_scores_.rows());
+      values_as_keys_.dot_products(gradient, dscores_.rows());
       for (int r = 0; r < BLOCK; r++) {
-        float *d = by_scores_.rows()[r], *w = weights_.rows()[r];
+        float *d = dscores_.rows()[r], *w = weights_.rows()[r];
         Vec total{};
         for (int64_t j = 0; j < wide; j += V) total += load(d + j) * load(w + j);
         const float mean = sum(total);
         for (int64_t j = 0; j < wide; j += V)
           store(d + j, load(w + j) * (load(d + j) - mean) * scale_);
       }
-      add_transposed(by_scores_.rows(), query, n, count_, depth_, deep, by_keys_.data());
-      values_as_keys_.average(by_scores_.rows(), out_.rows());
+      add_transposed(dscores_.rows(), query, n, count_, depth_, deep, dkeys_.data());
+      values_as_keys_.weighted_sum(dscores_.rows(), out_.rows());
       for (int r = 0; r < n; r++)
-        std::memcpy(by_queries + offsets[first + r], out_.rows()[r], depth_ * sizeof(float));
+        std::memcpy(dqueries + offsets[first + r], out_.rows()[r], depth_ * sizeof(float));
     });
   }
 
   // Writes what `backward` has added up.
-  void unpack(float* by_keys, float* by_values, const int64_t* offsets) const {
+  void unpack(float* dkeys, float* dvalues, const int64_t* offsets) const {
     for (int64_t j = 0; j < count_; j++) {
-      std::memcpy(by_keys + offsets[j], &by_keys_[j * context_.deep()], depth_ * sizeof(float));
-      std::memcpy(by_values + offsets[j], &by_values_[j * context_.deep()], depth_ * sizeof(float));
+      std::memcpy(dkeys + offsets[j], &dkeys_[j * context_.deep()], depth_ * sizeof(float));
+      std::memcpy(dvalues + offsets[j], &dvalues_[j * context_.deep()], depth_ * sizeof(float));
     }
   }
 
  private:
   Context values_as_keys_;
-  Block by_scores_;
-  Numbers by_keys_, by_values_;
+  Block dscores_;
+  Buffer dkeys_, dvalues_;
 };
 
 // The windows of a map (B, H, W, C), H and W multiples of the window's side.
@@ -298,7 +298,7 @@ OPERATOR(window_attention, "ffif") {
   return 0;
 }
 
-// gradient (B, H, W, C), qkv (B, H, W, 3 C), mask, heads and side -> gradient of qkv
+// dy (B, H, W, C), qkv (B, H, W, 3 C), mask, heads and side -> dqkv
 OPERATOR(window_attention_gradient, "fffif") {
   const Windows windows(shapes[1], static_cast<const int32_t*>(params[3]));
   const int64_t channels = shapes[1][3] / 3, depth = channels / windows.heads;
@@ -340,7 +340,7 @@ OPERATOR(global_attention, "ffif") {
   return 0;
 }
 
-// gradient (B, H, W, C), q, kv, heads -> gradients of q and kv
+// dy (B, H, W, C), q, kv, heads -> dq, dkv
 OPERATOR(global_attention_gradient, "fffiff") {
   const int64_t heads = *static_cast<const int32_t*>(params[3]), channels = shapes[1][3];
   const int64_t depth = channels / heads, tokens = shapes[1][1] * shapes[1][2];

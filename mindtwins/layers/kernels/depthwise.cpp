@@ -38,7 +38,7 @@ inline void slide(const float* map, int64_t y, int64_t height, int64_t width, in
 void convolve(const float* x, const float* weight, const float* bias, bool flip,
               const int64_t* shape, float* out) {
   const int64_t height = shape[1], width = shape[2], channels = shape[3];
-  Numbers taps(9 * channels);
+  Buffer taps(9 * channels);
   for (int64_t c = 0; c < channels; c++)
     for (int tap = 0; tap < 9; tap++)
       taps[tap * channels + c] = weight[9 * c + (flip ? 8 - tap : tap)];
@@ -76,7 +76,7 @@ OPERATOR(depthwise_gradient, "ffffff") {
   convolve(dy, INPUT(2), nullptr, true, shape, OUTPUT(3));
   constexpr int64_t LINES = 16;
   const int64_t padded = round_up(channels), lines = shape[0] * height;
-  Numbers partials((lines + LINES - 1) / LINES * 10 * padded);
+  Buffer partials((lines + LINES - 1) / LINES * 10 * padded);
   parallel(lines, LINES, [&](int64_t begin, int64_t end) {
     float* partial = &partials[begin / LINES * 10 * padded];
     for (int64_t line = begin; line < end; line++) {
@@ -94,7 +94,7 @@ OPERATOR(depthwise_gradient, "ffffff") {
       }
     }
   });
-  Numbers taps(9 * channels);
+  Buffer taps(9 * channels);
   for (int tap = 0; tap < 9; tap++)
     add_partials(partials, 10 * padded, tap * padded, channels, &taps[tap * channels]);
   for (int64_t i = 0; i < 9 * channels; i++) OUTPUT(4)[i] = taps[i % 9 * channels + i / 9];

@@ -11,7 +11,7 @@ namespace {
 // error of Phi is below 3e-8 everywhere; the same coefficients are in layers/activation.py.
 inline Vec normal_distribution(Vec x) {
   const Vec t = x * x;
-  Vec p = fill(3.512342990111524e-9f);
+  Vec p = broadcast(3.512342990111524e-9f);
   p = p * t - 2.645267388210844e-7f;
   p = p * t + 7.929489665848992e-6f;
   p = p * t - 1.1061239243328784e-4f;

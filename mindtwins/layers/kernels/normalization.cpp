@@ -56,10 +56,10 @@ OPERATOR(layer_norm_gradient, "fffffff") {
   float* dx = OUTPUT(4);
   const int64_t channels = shapes[2][0], rows = product(shapes[1], ranks[1]) / channels;
   const int64_t padded = round_up(channels);
-  Numbers partials((rows + ROWS - 1) / ROWS * 2 * padded);
+  Buffer partials((rows + ROWS - 1) / ROWS * 2 * padded);
   parallel(rows, ROWS, [&](int64_t begin, int64_t end) {
-    float* by_gamma = &partials[begin / ROWS * 2 * padded];
-    float* by_beta = by_gamma + padded;
+    float* dgamma = &partials[begin / ROWS * 2 * padded];
+    float* dbeta = dgamma + padded;
     for (int64_t row = begin; row < end; row++) {
       const float *in = x + row * channels, *d = dy + row * channels;
       const Statistics s = statistics(in, channels, epsilon);
@@ -67,8 +67,8 @@ OPERATOR(layer_norm_gradient, "fffffff") {
       for (int64_t c = 0; c < channels; c += V) {
         const int64_t n = channels - c;
         const Vec normal = (load(in + c, n) - s.mean) * s.rstd, g = load(d + c, n);
-        store(by_gamma + c, load(by_gamma + c) + g * normal);
-        store(by_beta + c, load(by_beta + c) + g);
+        store(dgamma + c, load(dgamma + c) + g * normal);
+        store(dbeta + c, load(dbeta + c) + g);
         const Vec scaled = g * load(gamma + c, n);
         total += scaled;
         weighted += scaled * normal;

@@ -70,12 +70,12 @@ class Pixel {
 
   // Interpolates, and leaves exp(logit - highest) of each class in `exponentials`.
   void take(const Resize::Corners& corners) {
-    Vec best = fill(-INFINITY);
+    Vec best = broadcast(-INFINITY);
     for (int64_t c = 0; c < classes_; c += V) {
       Vec z = corners.at(c, classes_ - c);
       if (c + V > classes_) z += tail_;
       store(&numbers_[c], z);
-      best = upper(best, z);
+      best = maximum(best, z);
     }
     highest_ = maximum(best);
     Vec total{};
@@ -94,7 +94,7 @@ class Pixel {
 
  private:
   int64_t classes_;
-  Numbers numbers_;
+  Buffer numbers_;
   Vec tail_;  // added to the last logits: those that belong to no class
   float highest_ = 0, sum_ = 0;
 };
@@ -176,7 +176,7 @@ OPERATOR(cross_entropy, "fifff") {
   return 0;
 }
 
-// gradient (B, height), logits, labels, tables -> gradient of the logits
+// dy (B, height), logits, labels, tables -> dlogits
 OPERATOR(cross_entropy_gradient, "ffifff") {
   const Resize resize(shapes[1], INPUT(3), shapes[3], INPUT(4), shapes[4]);
   const auto* labels = static_cast<const int32_t*>(params[2]);
