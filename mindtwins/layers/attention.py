@@ -9,7 +9,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation
+from mindtwins.layers.device import formulation, use_kernel
 
 
 class WindowAttention(nn.Cell):
@@ -32,7 +32,7 @@ class WindowAttention(nn.Cell):
         return f"heads={self.heads}, side={self.side}, {self.formulation}"
 
     def construct(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
-        if self.formulation == "kernel" and qkv.dtype == ms.float32:
+        if use_kernel(qkv, self.formulation):
             return kernels.window_attention(qkv, self.no_mask if mask is None else mask, self.sizes)
         _, height, width, channels = qkv.shape
         query, key, value = ops.split(qkv, channels // 3, -1)
@@ -61,7 +61,7 @@ class CrossAttention(nn.Cell):
         return f"heads={self.heads}, {self.formulation}"
 
     def construct(self, query: Tensor, key_value: Tensor) -> Tensor:
-        if self.formulation == "kernel" and query.dtype == ms.float32:
+        if use_kernel(query, self.formulation):
             return kernels.global_attention(query, key_value, self.sizes)
         _, height, width, channels = query.shape
         key, value = ops.split(key_value, channels, -1)

@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation
+from mindtwins.layers.device import formulation, use_kernel
 
 
 class BatchNorm(nn.Cell):
@@ -64,7 +64,7 @@ class BatchNorm(nn.Cell):
         else:
             mean, variance = self.moving_mean, self.moving_variance
         scale = ops.rsqrt(variance + self.epsilon) * self.gamma
-        if self.formulation == "kernel":
+        if use_kernel(tokens, self.formulation):
             out = kernels.normalize(tokens, mean, scale, self.beta)
         else:
             out = (tokens - mean) * scale + self.beta
@@ -74,7 +74,7 @@ class BatchNorm(nn.Cell):
         """(N, C) -> mean and biased variance (C,), over the tokens of all ranks."""
         # Not before a reduction over ranks, where the kernel's gradient came out wrong in a whole
         # segmentor (MindSpore 2.10: 7 times too large, though right for a few layers).
-        if self.formulation == "kernel" and not self.synchronize:
+        if use_kernel(tokens, self.formulation) and not self.synchronize:
             mean, variance = kernels.moments(tokens)
         else:
             mean = ops.mean(tokens, 0)

@@ -12,21 +12,20 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation_in_graph
+from mindtwins.layers.device import formulation_in_graph, use_kernel
 
 
 def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:
     """(B, H, W, C) -> (B, height, width, C); torch's F.interpolate, align_corners False."""
     if x.shape[1] == height and x.shape[2] == width:
         return x
-    formulation = formulation_in_graph()
-    if formulation == "native":
+    if use_kernel(x):
+        rows, columns = _neighbors(x.shape[1], height), _neighbors(x.shape[2], width)
+        return kernels.resize_bilinear(x, rows, columns)
+    if formulation_in_graph() == "native":
         x = ops.transpose(x, (0, 3, 1, 2))
         x = ops.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
         return ops.transpose(x, (0, 2, 3, 1))
-    if formulation == "kernel" and x.dtype == ms.float32:
-        rows, columns = _neighbors(x.shape[1], height), _neighbors(x.shape[2], width)
-        return kernels.resize_bilinear(x, rows, columns)
     return _multiply(x, _bilinear(x.shape[1], height), _bilinear(x.shape[2], width))
 
 
@@ -71,7 +70,7 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         float32 scalar.
     """
     _, height, width = labels.shape
-    if formulation_in_graph() == "kernel":
+    if use_kernel(logits):
         # In one pass, without the resized logits: 160 MB for one image of 512 x 512 with 150
         # classes, and as much again for each of their softmax and gradients.
         rows, columns = _neighbors(logits.shape[1], height), _neighbors(logits.shape[2], width)
