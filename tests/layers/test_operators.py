@@ -15,7 +15,7 @@ from mindtwins import layers
 from mindtwins.layers import convolution, dense_convolution, kernels
 from mindtwins.layers.activation import gelu_native
 from mindtwins.layers.kernels import loading
-from mindtwins.layers.resize import _neighbors
+from mindtwins.layers.resize import _neighbor_table
 
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason=kernels.status())
 
@@ -150,8 +150,8 @@ CASES = {
     conv3x3: ((X, floats(7, 20, 3, 3)), 2),
     swap_axes: ((floats(2, 54, 20),), 1),
     gather_patches: ((X, floats(3, 3)), 1),
-    resize_bilinear: ((X, _neighbors(6, 11), _neighbors(9, 12)), 1),
-    cross_entropy: ((X, Tensor(LABELS), _neighbors(6, 11), _neighbors(9, 12)), 1),
+    resize_bilinear: ((X, _neighbor_table(6, 11), _neighbor_table(9, 12)), 1),
+    cross_entropy: ((X, Tensor(LABELS), _neighbor_table(6, 11), _neighbor_table(9, 12)), 1),
 }
 
 
