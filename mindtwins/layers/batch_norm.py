@@ -60,7 +60,7 @@ class BatchNorm(nn.Cell):
         tokens = ops.reshape(ops.cast(x, ms.float32), (-1, x.shape[-1]))
         if self.training:
             mean, variance = self.moments(tokens)
-            self.move(mean, variance, self.ranks * tokens.shape[0])
+            self.update_moving(mean, variance, self.ranks * tokens.shape[0])
         else:
             mean, variance = self.moving_mean, self.moving_variance
         scale = ops.rsqrt(variance + self.epsilon) * self.gamma
@@ -85,7 +85,12 @@ class BatchNorm(nn.Cell):
             variance = self.sum_over_ranks(variance + ops.square(own - mean)) / self.ranks
         return mean, variance
 
-    def move(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def update_moving(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the moving moments towards those of a batch with `count` values per channel.
+
+        Raises:
+            ValueError: for fewer than two values, of which there is no unbiased variance.
+        """
         if count < 2:
             raise ValueError(
                 "batch normalization in training needs more than one value per channel: "
