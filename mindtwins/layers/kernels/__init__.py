@@ -5,6 +5,8 @@ gamma, beta, epsilon)`. Without the library, or on a processor it was not compil
 None, layers use their plain formulation, and `status` says why.
 """
 
+from typing import TYPE_CHECKING
+
 from mindtwins.layers.kernels.loading import available, status
 from mindtwins.layers.kernels.operators import OPERATORS, primitive
 
@@ -13,3 +15,8 @@ __all__ = ["OPERATORS", "available", "status", *OPERATORS]
 # Into the dictionary of this module, since that is where MindSpore's compiler looks for a name: a
 # `__getattr__` is not asked.
 globals().update({name: primitive(name) for name in OPERATORS})
+
+# A type checker does not see them.
+if TYPE_CHECKING:
+
+    def __getattr__(name: str): ...
