@@ -1,5 +1,7 @@
 """The two extension modules; pyproject.toml has everything else."""
 
+from glob import glob
+
 from setuptools import Extension, setup
 
 # MindSpore loads it as a library; Python never imports it. Compiled for the processor of this
@@ -7,13 +9,11 @@ from setuptools import Extension, setup
 # goes on without it (`optional`), and the layers use MindSpore's own operators.
 KERNELS = Extension(
     "mindtwins.layers.kernels._kernels",
-    [
-        f"mindtwins/layers/kernels/{name}.cpp"
-        for name in ("kernels", "convolution", "maps", "rearrangement")
-    ],
-    depends=["mindtwins/layers/kernels/common.h"],
+    sorted(glob("mindtwins/layers/kernels/*.cpp")),
+    depends=glob("mindtwins/layers/kernels/*.h"),
     language="c++",
-    extra_compile_args=["-std=c++17", "-O3", "-march=native", "-pthread"],
+    # Loops aligned: else a loop is up to a fifth slower where other files' code happens to push it.
+    extra_compile_args=["-std=c++17", "-O3", "-march=native", "-falign-loops=32", "-pthread"],
     extra_link_args=["-pthread"],
     optional=True,
 )
