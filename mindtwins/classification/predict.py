@@ -20,12 +20,14 @@ def classify(
     names: Sequence[str],
     top_k: int,
     skip_bad_images: bool = False,
+    exif_orientation: bool = False,
 ) -> Iterator[dict]:
     """Yield the `top_k` likeliest classes of each image file.
 
     Args:
         names: of the classes, by number.
         skip_bad_images: tell of unreadable images instead of raising.
+        exif_orientation: turn pictures upright.
 
     Yields:
         For each readable image its `file`, and `classes`, `names` and `probabilities`, the
@@ -35,7 +37,7 @@ def classify(
         UserError: a file is no readable image (with `skip_bad_images`: none is).
     """
     bar = tqdm(files, unit="image", leave=False, disable=None)
-    for file, picture in read_pictures(bar, skip_bad_images):
+    for file, picture in read_pictures(bar, skip_bad_images, exif_orientation):
         pixels = transform(picture)[None]
         logits = model(Tensor(pixels)).asnumpy()[0].astype(np.float64)
         probabilities = np.exp(logits - logits.max())

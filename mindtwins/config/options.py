@@ -110,7 +110,9 @@ class DataSection:
         resume_safe=True,
     )
     class_names: str = option(
-        "", "text file with a class name per line (infer.py; dataset: pairs)", resume_safe=True
+        "",
+        "text file with a class name per line, or JSON (infer.py; dataset: pairs)",
+        resume_safe=True,
     )
     ignore_label_zero: bool = option(
         False, "dataset pairs: label 0 is ignored, and class k has label k + 1"
@@ -125,6 +127,14 @@ class DataSection:
     mean: tuple[float, ...] = option((0.485, 0.456, 0.406), "mean per channel, pixels in [0, 1]")
     std: tuple[float, ...] = option(
         (0.229, 0.224, 0.225), "standard deviation per channel, pixels in [0, 1]"
+    )
+    exif_orientation: bool = option(
+        False,
+        "turn pictures upright by their EXIF orientation (the published accuracies were measured "
+        "without)",
+    )
+    max_pixels: int = option(
+        178_956_970, "pictures of more pixels are refused", at_least=1, resume_safe=True
     )
     num_parallel_workers: int = option(
         8,
