@@ -55,7 +55,7 @@ def read_thumbnail(path: str, size: tuple[int, int], exif_orientation: bool = Fa
     try:
         with about_file(path), open(path, "rb") as file:
             image = Image.open(file)
-            image.draft(None, (2 * max(size), 2 * max(size)))
+            image.draft(None, (max(size), max(size)))
             image = _to_rgb(image, path, exif_orientation)
             image.thumbnail(size)
             return image
