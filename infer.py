@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mindtwins.config import InferConfig, parse_config
 from mindtwins.data.contact_sheet import draw_sheet
-from mindtwins.data.image_folder import EXTENSIONS
+from mindtwins.data.folders import FolderListing
 from mindtwins.errors import UserError, run_cli
 from mindtwins.execution import use_device
 from mindtwins.files import atomic_write, check_outputs
@@ -42,7 +42,8 @@ def main(argv: list[str]) -> None:
         tqdm.write(task.describe(prediction))
         results.append(prediction)
     if config.output_png:
-        draw_sheet(config.output_png, [task.captioned(prediction) for prediction in results])
+        captioned = [task.captioned(prediction) for prediction in results]
+        draw_sheet(config.output_png, captioned, config.exif_orientation)
     if config.output_json:
         with atomic_write(config.output_json) as stream:
             stream.write(json.dumps(results, indent=2).encode() + b"\n")
@@ -57,10 +58,12 @@ def find_files(images: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{path} does not exist: --images takes an image or a folder")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS)
+    listing = FolderListing(path)
+    (files,) = listing.files([str(path)], descend=False)
+    listing.tell()
     if not files:
-        raise UserError(f"{path} holds no images ({', '.join(sorted(EXTENSIONS))})")
-    return files
+        raise UserError(f"{path} holds no images: name a folder of images, or one of them")
+    return [Path(file) for file in files]
 
 
 if __name__ == "__main__":

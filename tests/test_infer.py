@@ -74,7 +74,7 @@ def test_classes_and_probabilities_are_the_reference_s(folder, capsys):
     ("arguments", "message"),
     [
         (["--images", "missing.jpg"], "missing.jpg does not exist: --images takes an image or"),
-        (["--images", "configs"], "configs holds no images (.bmp, "),
+        (["--images", "configs"], "configs holds no images: name a folder of"),
         ([], "images is missing: name an image or a folder with --images"),
         (["--images", "README.md"], "cannot read image README.md ("),
     ],
@@ -87,7 +87,7 @@ def test_mistakes(folder, arguments, message):
 
 def test_class_names_must_fit(folder):
     (folder / "nine.txt").write_text("name\n" * 9)
-    with pytest.raises(UserError, match=r"nine\.txt has 9 lines, but the model 10 classes"):
+    with pytest.raises(UserError, match=r"nine\.txt has 9 names, but the model 10 classes"):
         run(
             *("--ckpt_path", folder / "tiny.ckpt", "--images", folder / "photographs"),
             *("--class_names", folder / "nine.txt"),

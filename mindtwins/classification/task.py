@@ -19,6 +19,7 @@ from mindtwins.classification.mixing import Mixing
 from mindtwins.classification.predict import classify, describe
 from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
 from mindtwins.config import Config
+from mindtwins.data.decode import limit_pixels
 from mindtwins.data.digits import write_digits
 from mindtwins.data.image_folder import ImageFolder, check_same_classes, find_split
 from mindtwins.data.loader import TrainingLoader
@@ -65,14 +66,18 @@ class Classification:
         """
         config = self.config
         check_data(config, self.datasets)
+        limit_pixels(config.max_pixels)
         if config.dataset == "digits":
             write_digits(config.data_dir)
         if config.dataset == "list":
             listing = getattr(config, f"{split}_list")
             if not listing:
                 raise UserError(f"{split}_list is missing: name the file with --{split}_list")
-            return ImageFolder.from_list(config.data_dir, listing)
-        return ImageFolder(find_split(config.data_dir, getattr(config, f"{split}_split")))
+            return ImageFolder.from_list(
+                config.data_dir, listing, exif_orientation=config.exif_orientation
+            )
+        folder = find_split(config.data_dir, split, getattr(config, f"{split}_split"))
+        return ImageFolder(folder, exif_orientation=config.exif_orientation)
 
     def check_same_classes(self, train: ImageFolder, val: ImageFolder) -> None:
         """Raise unless a label means the same in both."""
@@ -194,6 +199,7 @@ class Classification:
     def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
         """The likeliest classes of each image; see `mindtwins.classification.predict.classify`."""
         config = self.config
+        limit_pixels(config.max_pixels)
         return classify(
             model,
             self._evaluation_transform(),
@@ -201,6 +207,7 @@ class Classification:
             self.class_names(),
             config.top_k,
             config.skip_bad_images,
+            config.exif_orientation,
         )
 
     def describe(self, prediction: dict) -> str:

@@ -12,13 +12,15 @@ from mindspore import nn
 
 from mindtwins.checkpoint import FORMAT_VERSION, expect_metadata
 from mindtwins.config import Config
+from mindtwins.data import text_files
+from mindtwins.data.decode import limit_pixels
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.ade20k import find_ade20k
 from mindtwins.segmentation.complexity import format_summary
-from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs, read_class_list
+from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs
 from mindtwins.segmentation.digits import find_digits, write_segmentation_digits
 from mindtwins.segmentation.evaluator import SegmentationEvaluator
 from mindtwins.segmentation.inference import Window
@@ -81,16 +83,19 @@ class Segmentation:
         """
         config = self.config
         check_data(config, self.datasets)
+        limit_pixels(config.max_pixels)
         if config.dataset == "ade20k":
-            data = find_ade20k(config.data_dir, split)
+            data = find_ade20k(config.data_dir, split, exif_orientation=config.exif_orientation)
         elif config.dataset == "digits":
             data = find_digits(write_segmentation_digits(config.data_dir), split)
         else:
             data = find_pairs(
                 config.data_dir,
                 getattr(config, f"{split}_split"),
-                read_class_list(config.class_names),
+                text_files.read_class_names(config.class_names, unique=True),
+                split=split,
                 ignore_label_zero=config.ignore_label_zero,
+                exif_orientation=config.exif_orientation,
             )
         if data.num_classes != config.num_classes:
             raise UserError(
@@ -237,6 +242,7 @@ class Segmentation:
     def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
         """The classes of each image's pixels; see `mindtwins.segmentation.predict.segment`."""
         config = self.config
+        limit_pixels(config.max_pixels)
         return segment(
             model,
             self._test_transform(),
@@ -246,6 +252,7 @@ class Segmentation:
             flip=config.test_flip,
             window=test_window(config),
             skip_bad_images=config.skip_bad_images,
+            exif_orientation=config.exif_orientation,
         )
 
     def describe(self, prediction: dict) -> str:
