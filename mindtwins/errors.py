@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 
@@ -15,6 +16,10 @@ def run_cli(main: Callable[[list[str]], None]) -> None:
 
     So does what the system says of a file that it does not let the user read or write.
     """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # not a stream of text with an encoding
+            # What a terminal cannot show of names is told by number; it ends no run.
+            stream.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:])
     except UserError as error:

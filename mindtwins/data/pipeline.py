@@ -101,7 +101,7 @@ class _Guarded:
             return request, *self.load_batch(request), np.array([""])
         except UserError as error:
             nothing = [np.zeros(1)] * len(self.load_batch.columns)
-            return request, *nothing, np.array([str(error)])
+            return request, *nothing, _texts([str(error)])
 
 
 class _Requests:
@@ -138,6 +138,11 @@ def worker_count(requested: int) -> int:
     return min(requested, cores)
 
 
+def _texts(lines: Sequence[str]) -> np.ndarray:
+    """For the pipeline, which takes UTF-8 only: file names may be other bytes."""
+    return np.array([line.encode(errors="backslashreplace").decode() for line in lines])
+
+
 def load_training_rows(
     sampler: TrainingSampler,
     request: np.ndarray,
@@ -171,7 +176,7 @@ def load_training_rows(
             else:
                 used[row] = index
                 break
-    return order[slots], used, np.array(problems)
+    return order[slots], used, _texts(problems)
 
 
 def load_evaluation_rows(
@@ -194,7 +199,7 @@ def load_evaluation_rows(
         except UnreadableImage as error:
             valid[row] = False
             problems[row] = str(error)
-    return valid, np.array(problems)
+    return valid, _texts(problems)
 
 
 def report(
