@@ -23,6 +23,7 @@ from mindtwins.data.decode import limit_pixels
 from mindtwins.data.digits import write_digits
 from mindtwins.data.image_folder import ImageFolder, check_same_classes, find_split
 from mindtwins.data.loader import TrainingLoader
+from mindtwins.data.notices import tell
 from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
@@ -77,7 +78,14 @@ class Classification:
                 config.data_dir, listing, exif_orientation=config.exif_orientation
             )
         folder = find_split(config.data_dir, split, getattr(config, f"{split}_split"))
-        return ImageFolder(folder, exif_orientation=config.exif_orientation)
+        data = ImageFolder(folder, exif_orientation=config.exif_orientation)
+        if split == "train" and data.num_classes < config.num_classes:
+            tell(
+                f"{folder} has {data.num_classes} class folders, but num_classes is "
+                f"{config.num_classes}: with --num_classes {data.num_classes} the model has no "
+                "outputs without images"
+            )
+        return data
 
     def check_same_classes(self, train: ImageFolder, val: ImageFolder) -> None:
         """Raise unless a label means the same in both."""

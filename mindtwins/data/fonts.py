@@ -26,7 +26,7 @@ class Lettering:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        characters = frozenset("".join(texts)) - frozenset(" \t\r\n")
+        characters = frozenset(c for text in texts for c in text if not c.isspace())
         self._fonts = choose_fonts(characters)
         missing = characters.difference(*self._fonts.values())
         if missing:
@@ -41,7 +41,7 @@ class Lettering:
         self, text: str, size: int, width: float | None = None
     ) -> tuple[str, ImageFont.FreeTypeFont]:
         """The text as it can be drawn, in one line and cut to a width, and its font."""
-        text = " ".join(text.split())
+        text = "".join(" " if c.isspace() else c for c in text)
         path = min(self._fonts, key=lambda path: len(set(text) - self._fonts[path]))
         known = self._fonts[path] | {" "}
         text = "".join(c if c in known else f"[U+{ord(c):04X}]" for c in text).replace("][", " ")

@@ -20,13 +20,12 @@ import mindspore.dataset as ds
 import numpy as np
 
 from mindtwins.data.decode import UnreadableImage
+from mindtwins.data.notices import tell_once
 from mindtwins.data.randomness import sample_generator
 from mindtwins.data.sampler import TrainingSampler
 from mindtwins.errors import UserError
 
 logger = logging.getLogger(__name__)
-# For what every rank would say alike: only rank 0's is heard.
-notices = logging.getLogger("mindtwins.notices")
 
 # Finished batches that wait per worker. A row is a whole batch, 77 MB for 128 images of 224 x 224,
 # so MindSpore's default of 16 would fill the memory.
@@ -132,8 +131,9 @@ def worker_count(requested: int) -> int:
     if requested < 1:
         raise UserError(f"num_parallel_workers is {requested}: it must be at least 1")
     if requested > cores:
-        notices.warning(
-            "num_parallel_workers lowered from %d to the machine's %d cores", requested, cores
+        tell_once(
+            ("num_parallel_workers", requested),
+            f"num_parallel_workers lowered from {requested} to the machine's {cores} cores",
         )
     return min(requested, cores)
 

@@ -86,7 +86,7 @@ def test_unusable_fonts_are_passed_over(install: Callable, tmp_path: Path, told:
 
 def test_one_line_of_a_width() -> None:
     lettering = Lettering(["a\tb\n c", "a long name"])
-    assert lettering.fit("a\tb\n c", 13)[0] == "a b c"
+    assert lettering.fit("a\tb\n c", 13)[0] == "a b  c"
     text, font = lettering.fit("a long name of a class", 13, 60)
     assert text.startswith("a lo") and text.endswith("...") and font.getlength(text) <= 60
 
