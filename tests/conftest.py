@@ -30,7 +30,7 @@ def same_start():
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list]:
     """The notices so far, of which none has been given before the test."""
-    monkeypatch.setattr(notices, "_told", set())
+    monkeypatch.setattr(notices, "_told", bytearray(len(notices._told)))
     monkeypatch.setattr(notices.logger, "disabled", False)
     return lambda: [r.getMessage() for r in caplog.records if r.name == notices.logger.name]
 

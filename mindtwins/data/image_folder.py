@@ -12,7 +12,7 @@ from PIL import Image
 
 from mindtwins.data.decode import read_rgb
 from mindtwins.data.folders import FolderListing, some
-from mindtwins.data.notices import tell
+from mindtwins.data.notices import tell_once
 from mindtwins.data.text_files import read_lines
 from mindtwins.errors import UserError
 
@@ -207,10 +207,11 @@ def _tell_order(root: str, classes: Sequence[str]) -> None:
         if len(parts) == 3:
             alike[parts[0], parts[2]].append(int(parts[1]))
     if any(numbers != sorted(numbers) for numbers in alike.values()):
-        tell(
+        tell_once(
+            ("order", *classes),  # train's and val's alike
             f"the class folders of {root} are ordered as text, as torchvision does, not by their "
             f"numbers: {some(classes)}; for another order, name the labels in a list file "
-            "(dataset: list)"
+            "(dataset: list)",
         )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import threading
 import warnings
+import zlib
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,8 @@ from pathlib import Path
 # For what every rank would say alike: only rank 0's is heard.
 logger = logging.getLogger("mindtwins.notices")
 
-_told: set[Hashable] = set()
+# A byte for each kind, by its checksum: worker processes share them, unlike a set.
+_told = mmap.mmap(-1, 1 << 16)
 _lock = threading.Lock()
 _reading = threading.local()
 
@@ -25,9 +28,10 @@ def tell(text: str) -> None:
 
 def tell_once(kind: Hashable, text: str) -> None:
     """Say it unless something of its kind has been said: the first file stands for all like it."""
+    place = zlib.crc32(repr(kind).encode(errors="backslashreplace")) % len(_told)
     with _lock:
-        is_new = kind not in _told
-        _told.add(kind)
+        is_new = not _told[place]
+        _told[place] = 1
     if is_new:
         tell(text)
 

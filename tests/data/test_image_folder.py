@@ -123,6 +123,8 @@ def test_numbers_out_of_order_are_told(
     (notice,) = told()
     assert notice.startswith(f"notice: the class folders of {tmp_path} are ordered as text, as")
     assert f"not by their numbers: {shown}; for another order" in notice
+    ImageFolder(tmp_path)  # as the other split
+    assert len(told()) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+import mmap
 import subprocess
 import sys
 import warnings
@@ -9,8 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mindtwins.classification.loader import build_evaluation_loader
+from mindtwins.classification.transforms import EvaluationTransform
 from mindtwins.data import notices
 from mindtwins.data.decode import picture_size, read_rgb
+from mindtwins.data.image_folder import ImageFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +40,31 @@ def test_a_kind_is_told_once(told: Callable) -> None:
         notices.tell_once(kind, f"of kind {kind}")
     notices.tell("always")
     assert told() == ["notice: of kind a", "notice: of kind b", "notice: always"]
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_workers_tell_once_in_all(
+    processes: bool, tmp_path: Path, capfd: pytest.CaptureFixture, told: Callable
+) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(8):
+        Image.new("I;16", (40, 40), 4000).save(tmp_path / "a" / f"{number}.png")
+    transform = EvaluationTransform(32, 1.0, (0.5,) * 3, (0.5,) * 3)
+    notices._told = mmap.mmap(-1, len(notices._told))
+    logging.getLogger().addHandler(handler := logging.StreamHandler(sys.stderr))
+    try:
+        for _ in range(2):  # workers end with a pass, and others come
+            loader = build_evaluation_loader(
+                ImageFolder(tmp_path),
+                transform,
+                batch_size=1,
+                num_parallel_workers=2,
+                python_multiprocessing=processes,
+            )
+            assert len(list(loader)) == 8
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert capfd.readouterr().err.count("its largest value is 4000 of 65535") == 1
 
 
 def test_pillow_s_warnings_name_the_file(

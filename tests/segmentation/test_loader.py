@@ -190,6 +190,28 @@ def test_wrong_labels_always_stop_the_run(
     assert capfd.readouterr().err == ""  # none of MindSpore's own error log
 
 
+def test_pictures_may_be_turned(pairs: ImageLabelFolder, pair_folder: Path) -> None:
+    before = {int(i): b for b in evaluation_loader(pairs, batch_size=1) for i in b.index}
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for path in pairs.paths[:3]:
+        picture = Image.open(path)
+        turned = picture.transpose(Image.Transpose.ROTATE_270)
+        turned.save(path, exif=exif, quality=95)
+    folders = pair_folder / "images", pair_folder / "labels"
+    upright = ImageLabelFolder(
+        *folders, pairs.classes, ignore_label_zero=True, exif_orientation=True
+    )
+    after = {int(i): b for b in evaluation_loader(upright, batch_size=1) for i in b.index}
+    assert sorted(after) == list(range(8))
+    for index, batch in after.items():
+        np.testing.assert_array_equal(batch.labels, before[index].labels)
+        for view, expected in zip(batch.images, before[index].images, strict=True):
+            assert view.shape == expected.shape
+            assert np.abs(view - expected).mean() < 0.1  # saved as JPEG once more
+    assert len(list(training_loader(upright).batches(0, 4))) == 4
+
+
 # Names that are not UTF-8 ------------------------------------------------------------------------
 
 
