@@ -1,6 +1,6 @@
 """Classify or segment images with a checkpoint, whose own task, model and classes are taken.
 
-    python infer.py --ckpt_path svt_small.ckpt --images photographs/ --output_png classes.png
+    python infer.py --ckpt_path svt_small.ckpt --images photographs/ a.jpg --output_png classes.png
     python infer.py --ckpt_path upernet_svt_small.ckpt --images photographs/ --output_dir segmented
 
 A classifier tells each image's likeliest classes. A segmentor writes into output_dir, for each
@@ -10,14 +10,15 @@ image, its classes over the picture with a legend (NAME_overlay.png) and as numb
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindtwins.config import InferConfig, parse_config
 from mindtwins.console import nobody_reads
-from mindtwins.data.image_folder import EXTENSIONS
+from mindtwins.data.folders import FolderListing
 from mindtwins.distribution import launch
 from mindtwins.errors import UserError
 from mindtwins.files import JsonArray, check_outputs
@@ -62,7 +63,7 @@ def predict(config: InferConfig, files: list[Path]) -> None:
             if nobody_reads() and not (config.output_json or config.output_png):
                 break
     if config.output_png and captioned:
-        draw_sheet(config.output_png, captioned)
+        draw_sheet(config.output_png, captioned, config.exif_orientation)
 
 
 def in_order(predictions: Iterator[dict], world: World) -> Iterator[dict]:
@@ -83,19 +84,34 @@ def in_order(predictions: Iterator[dict], world: World) -> Iterator[dict]:
             yield from found
 
 
-def find_files(images: str) -> list[Path]:
-    """The image itself, or the images in the folder, sorted by name."""
+def find_files(images: Sequence[str]) -> list[Path]:
+    """The images named, those of patterns, and all that lie in folders, each once.
+
+    Raises:
+        UserError: a name stands for nothing, or a folder holds no images.
+    """
     if not images:
-        raise UserError("images is missing: name an image or a folder with --images")
-    path = Path(images)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"{path} does not exist: --images takes an image or a folder")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS)
+        raise UserError("images is missing: name images, folders or patterns with --images")
+    files: dict[Path, None] = {}
+    for name in images:
+        paths = [Path(name)]
+        if not paths[0].exists():
+            paths = [Path(found) for found in sorted(glob.glob(name, recursive=True))]
+        if not paths:
+            raise UserError(f"{name} does not exist: --images takes images, folders and patterns")
+        for path in paths:
+            files |= dict.fromkeys(images_below(path) if path.is_dir() else [path])
+    return list(files)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The images in a folder and the folders in it, sorted by name."""
+    listing = FolderListing(folder)
+    (files,) = listing.files([str(folder)])
+    listing.tell()
     if not files:
-        raise UserError(f"{path} holds no images ({', '.join(sorted(EXTENSIONS))})")
-    return files
+        raise UserError(f"{folder} holds no images: name a folder of images, or one of them")
+    return [Path(file) for file in files]
 
 
 if __name__ == "__main__":

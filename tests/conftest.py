@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from mindtwins.data import notices
 from mindtwins.data.image_folder import ImageFolder
 
 
@@ -24,6 +25,14 @@ def same_start():
     """Every test starts in graph mode and with the same seed, whatever the one before it did."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(0)
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list]:
+    """The notices so far, of which none has been given before the test."""
+    monkeypatch.setattr(notices, "_told", bytearray(len(notices._told)))
+    monkeypatch.setattr(notices.logger, "disabled", False)
+    return lambda: [r.getMessage() for r in caplog.records if r.name == notices.logger.name]
 
 
 @pytest.fixture(scope="session")

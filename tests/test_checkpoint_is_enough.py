@@ -96,6 +96,7 @@ def test_training_records_classes_and_preprocessing(folder: Path):
         "interpolation": "bicubic",
         "mean": list(MEAN),
         "std": list(STD),
+        "exif_orientation": False,
     }
 
 

@@ -73,9 +73,9 @@ def test_classes_and_probabilities_are_the_reference_s(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images", "missing.jpg"], "missing.jpg does not exist: --images takes an image or"),
-        (["--images", "configs"], "configs holds no images (.bmp, "),
-        ([], "images is missing: name an image or a folder with --images"),
+        (["--images", "missing.jpg"], "missing.jpg does not exist: --images takes images, folders"),
+        (["--images", "configs"], "configs holds no images: name a folder of"),
+        ([], "images is missing: name images, folders or patterns with"),
         (["--images", "README.md"], "cannot read image README.md ("),
     ],
 )
@@ -87,7 +87,7 @@ def test_mistakes(folder, arguments, message):
 
 def test_class_names_must_fit(folder):
     (folder / "nine.txt").write_text("name\n" * 9)
-    with pytest.raises(UserError, match=r"nine\.txt has 9 lines, but the model 10 classes"):
+    with pytest.raises(UserError, match=r"nine\.txt has 9 names, but the model 10 classes"):
         run(
             *("--ckpt_path", folder / "tiny.ckpt", "--images", folder / "photographs"),
             *("--class_names", folder / "nine.txt"),
@@ -198,4 +198,21 @@ def test_a_mistake_ends_the_process_with_one_line():
     command = [sys.executable, "infer.py", "--images", "missing.jpg", "--ckpt_path", "a.ckpt"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: missing.jpg does not exist: --images takes an image or")
+    assert done.stderr.startswith(
+        "error: missing.jpg does not exist: --images takes images, folders"
+    )
+
+
+def test_several_names_patterns_and_folders_in_folders(folder, tmp_path, capsys):
+    """Each image once, however often it is named."""
+    for name in ("a.png", "b.png", "sub/c.png", "sub/deep/d.jpg", "with,comma.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), "red").save(tmp_path / name)
+    run(
+        *("--ckpt_path", folder / "tiny.ckpt", "--output_json", tmp_path / "out.json"),
+        *("--images", tmp_path / "*.png", tmp_path / "sub", tmp_path / "a.png"),
+    )
+    names = [Path(image["file"]).name for image in json.loads((tmp_path / "out.json").read_text())]
+    assert names == ["a.png", "b.png", "with,comma.png", "c.png", "d.jpg"]
+    with pytest.raises(UserError, match=r"nothing\*\.png does not exist: --images takes images, f"):
+        run("--ckpt_path", folder / "tiny.ckpt", "--images", tmp_path / "nothing*.png")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mindtwins.data.image_folder import ImageFolder
+from mindtwins.data.notices import tell
 from mindtwins.errors import UserError
-from mindtwins.training.recorded import tell
 
 _NAMES_SHOWN = 5
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from mindtwins.classification.mixing import Mixing
 from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
-from mindtwins.data.decode import read_rgb
 from mindtwins.data.image_folder import ImageFolder
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.data.pipeline import (
@@ -172,7 +171,7 @@ class _TrainingBatches:
         images = np.zeros((self.sampler.batch_size, 3, size, size), dtype=np.float32)
 
         def load(row: int, index: int, rng: np.random.Generator) -> None:
-            self.transform(read_rgb(self.dataset.paths[index]), rng, out=images[row])
+            self.transform(self.dataset.read(index), rng, out=images[row])
 
         rows = load_training_rows(self.sampler, request, load, self.skip_bad_images)
         _, index, _ = rows
@@ -204,7 +203,7 @@ class _EvaluationBatches:
         images = np.zeros((len(index), 3, size, size), dtype=np.float32)
 
         def load(row: int, image: int) -> None:
-            self.transform(read_rgb(self.dataset.paths[image]), out=images[row])
+            self.transform(self.dataset.read(image), out=images[row])
 
         valid, problems = load_evaluation_rows(index, load)
         labels = np.where(valid, self.dataset.labels[index], np.int32(0))

@@ -22,6 +22,7 @@ def classify(
     top_k: int,
     batch_size: int = 1,
     skip_bad_images: bool = False,
+    exif_orientation: bool = False,
 ) -> Iterator[dict]:
     """Yield the `top_k` likeliest classes of each image file.
 
@@ -29,6 +30,7 @@ def classify(
         names: of the classes, by number.
         batch_size: images that the model sees at once.
         skip_bad_images: tell of unreadable images instead of raising.
+        exif_orientation: turn pictures upright.
 
     Yields:
         For each readable image its `file`, and `classes`, `names` and `probabilities`, the
@@ -43,7 +45,7 @@ def classify(
     waiting: list[str] = []
     images = np.zeros((rows, 3, size, size), np.float32)
     try:
-        for file, picture in read_pictures(bar, skip_bad_images):
+        for file, picture in read_pictures(bar, skip_bad_images, exif_orientation):
             transform(picture, out=images[len(waiting)])
             waiting.append(str(file))
             if len(waiting) == rows:

@@ -20,9 +20,11 @@ from mindtwins.classification.mixing import Mixing
 from mindtwins.classification.predict import classify, describe
 from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
 from mindtwins.config import Config
+from mindtwins.data.decode import limit_pixels
 from mindtwins.data.digits import write_digits
 from mindtwins.data.image_folder import ImageFolder, check_same_classes, find_split
 from mindtwins.data.loader import TrainingLoader
+from mindtwins.data.notices import tell
 from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
@@ -38,7 +40,7 @@ from mindtwins.training.recipe import (
     loader_options,
     with_known_dataset,
 )
-from mindtwins.training.recorded import as_trained, record, states, tell
+from mindtwins.training.recorded import as_trained, record, states
 
 # That a prediction takes by default: more are hardly faster, and the first results come later.
 IMAGES_AT_ONCE = 8
@@ -56,7 +58,7 @@ class Classification:
     }
     has_batch_norms = False
 
-    preprocessing_options = ("image_size", "crop_pct", "mean", "std")
+    preprocessing_options = ("image_size", "crop_pct", "mean", "std", "exif_orientation")
     data_options = ("dataset", "val_split")
 
     def __init__(self, config: Config, checkpoint: Checkpoint | None = None) -> None:
@@ -77,15 +79,19 @@ class Classification:
         """
         config = self.config
         check_data(config, self.datasets)
+        limit_pixels(config.max_pixels)
         if config.dataset == "digits":
             write_digits(config.data_dir)
         if config.dataset == "list":
             listing = getattr(config, f"{split}_list")
             if not listing:
                 raise UserError(f"{split}_list is missing: name the file with --{split}_list")
-            data = ImageFolder.from_list(config.data_dir, listing)
+            data = ImageFolder.from_list(
+                config.data_dir, listing, exif_orientation=config.exif_orientation
+            )
         else:
-            data = ImageFolder(find_split(config.data_dir, getattr(config, f"{split}_split")))
+            folder = find_split(config.data_dir, split, getattr(config, f"{split}_split"))
+            data = ImageFolder(folder, exif_orientation=config.exif_orientation)
         if split == "train":
             self._take_classes(data)
             return data
@@ -249,6 +255,7 @@ class Classification:
     def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
         """The likeliest classes of each image; see `mindtwins.classification.predict.classify`."""
         config = self.config
+        limit_pixels(config.max_pixels)
         return classify(
             model,
             self.preprocessing(),
@@ -257,6 +264,7 @@ class Classification:
             config.top_k,
             config.eval_batch_size or IMAGES_AT_ONCE,
             config.skip_bad_images,
+            config.exif_orientation,
         )
 
     def describe(self, prediction: dict) -> str:

@@ -126,7 +126,7 @@ class DataSection(Section):
     )
     class_names: str = option(
         "",
-        "text file with a class name per line (infer.py; dataset: pairs)",
+        "text file with a class name per line, or JSON (infer.py; dataset: pairs)",
         resume_safe=True,
         path=True,
     )
@@ -145,6 +145,14 @@ class DataSection(Section):
     )
     std: tuple[float, float, float] = option(
         (0.229, 0.224, 0.225), "standard deviation per channel, pixels in [0, 1]"
+    )
+    exif_orientation: bool = option(
+        False,
+        "turn pictures upright by their EXIF orientation (the published accuracies were measured "
+        "without)",
+    )
+    max_pixels: int = option(
+        178_956_970, "pictures of more pixels are refused", at_least=1, resume_safe=True
     )
     num_parallel_workers: int = option(
         8,
@@ -402,7 +410,12 @@ class ValidateSection(Section):
 class InferSection(Section):
     """infer.py only"""
 
-    images: str = option("", "an image, or a folder of images", resume_safe=True, path=True)
+    images: tuple[str, ...] = option(
+        (),
+        "images, folders with all that lie in them, and patterns such as 'photos/*.jpg'",
+        resume_safe=True,
+        path=True,
+    )
     top_k: int = option(5, "how many classes to show for each image", at_least=1, resume_safe=True)
     output_json: str = option("", "also write the result to this file", resume_safe=True, path=True)
     output_png: str = option(

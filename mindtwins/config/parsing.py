@@ -145,12 +145,14 @@ def _parser(cls: type[Config], description: str) -> Parser:
         group = parser.add_argument_group(section.__doc__)
         for item in fields(section):
             bare = True if types[item.name] is bool else item.metadata["bare"]
-            alone: dict[str, Any] = {} if bare is None else {"nargs": "?", "const": bare}
+            words: dict[str, Any] = {} if bare is None else {"nargs": "?", "const": bare}
+            if item.metadata["path"] and types[item.name] is not str:
+                words = {"nargs": "+"}
             group.add_argument(
                 f"--{item.name}",
                 metavar=_type_name(types[item.name]).upper(),
                 help=_help(item),
-                **alone,
+                **words,
             )
     return parser
 
@@ -166,6 +168,8 @@ def _convert(cls: type[Config], name: str, value: Any, where: str) -> Any:
     """A value from YAML or the command line as the option's type, checked."""
     wanted = get_type_hints(cls)[name]
     meta = _options(cls)[name].metadata
+    if meta["path"] and wanted is not str and isinstance(value, str):
+        value = [value]  # a comma belongs to a name
     try:
         value = _cast(wanted, value)
     except (TypeError, ValueError, OverflowError):

@@ -7,48 +7,138 @@ from collections.abc import Iterable, Iterator
 from PIL import Image
 from tqdm import tqdm
 
+from mindtwins.data.levels import DEEP_MODES, to_eight_bits
+from mindtwins.data.notices import about_file, tell_once
 from mindtwins.errors import UserError
 
 # PIL loads its rarer formats when a file first needs them, and a second thread that arrives in the
 # middle of that takes a good TIFF or WebP file for an unknown one. So load them all beforehand.
 Image.init()
 
+_ORIENTATION = 0x0112  # EXIF's tag
+# What turns a stored picture upright, by EXIF's orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = {5, 6, 7, 8}
+
 
 class UnreadableImage(Exception):
     """An image file is missing, empty, truncated or corrupt; the message says what PIL said."""
 
 
-def read_rgb(path: str) -> Image.Image:
+def read_rgb(path: str, exif_orientation: bool = False) -> Image.Image:
     """Decode a file to RGB as torchvision's default loader does.
 
-    The EXIF orientation is not applied and transparency is dropped: the published accuracies were
-    measured that way.
+    Transparency is dropped, and unless `exif_orientation` is set the picture stays as it is stored:
+    the published accuracies were measured that way. Unlike torchvision's, grays of more than 8 bits
+    are scaled; see `mindtwins.data.levels`.
 
     Raises:
         UnreadableImage: whatever is wrong with the file.
     """
     try:
-        with open(path, "rb") as file:
-            return Image.open(file).convert("RGB")
-    # A damaged file surfaces as whatever the decoder meets first: OSError, SyntaxError, ValueError,
-    # EOFError, struct.error, DecompressionBombError ... all of them mean the same here.
+        with about_file(path), open(path, "rb") as file:
+            return _to_rgb(Image.open(file), path, exif_orientation)
     except Exception as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "not an image format that PIL knows, or cut short"
-        raise UnreadableImage(reason or type(error).__name__) from error
+        raise UnreadableImage(describe_damage(error)) from error
 
 
-def read_picture(path: str) -> Image.Image:
+def read_thumbnail(path: str, size: tuple[int, int], exif_orientation: bool = False) -> Image.Image:
+    """As `read_picture`, shrunk to fit `size`; of a JPEG no more is decoded than that takes."""
+    try:
+        with about_file(path), open(path, "rb") as file:
+            image = Image.open(file)
+            image.draft(None, (max(size), max(size)))
+            image = _to_rgb(image, path, exif_orientation)
+            image.thumbnail(size)
+            return image
+    except Exception as error:
+        raise UserError(f"cannot read image {path} ({describe_damage(error)})") from error
+
+
+def picture_size(path: str, exif_orientation: bool = False) -> tuple[int, int]:
+    """The (width, height) that the header of an image file states.
+
+    Raises:
+        UnreadableImage: it is damaged.
+    """
+    try:
+        with about_file(path), Image.open(path) as image:
+            width, height = image.size
+            swaps = exif_orientation and _orientation(image) in _SWAPS_SIDES
+            return (height, width) if swaps else (width, height)
+    except Exception as error:
+        raise UnreadableImage(describe_damage(error)) from error
+
+
+def swaps_sides(path: str) -> bool:
+    """Whether a picture is shown with width and height exchanged, by its EXIF orientation."""
+    with about_file(path), Image.open(path) as image:
+        return _orientation(image) in _SWAPS_SIDES
+
+
+def limit_pixels(max_pixels: int) -> None:
+    """Refuse larger pictures from now on: Pillow's own limit, which is half of what it refuses."""
+    Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
+
+
+def describe_damage(error: Exception) -> str:
+    """What is wrong with a file, from what its decoder raised.
+
+    A damaged file surfaces as whatever the decoder meets first: OSError, SyntaxError, ValueError,
+    EOFError, struct.error ... all of them mean the same.
+    """
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image format that PIL knows, or cut short"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{str(error).split(', could')[0]}; allow it with --max_pixels"
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return reason or type(error).__name__
+
+
+def _to_rgb(image: Image.Image, path: str, exif_orientation: bool) -> Image.Image:
+    orientation = _orientation(image)
+    if orientation in _UPRIGHT and not exif_orientation:
+        tell_once(
+            "orientation",
+            f"{path} is taken as it is stored, although its EXIF orientation is {orientation}; "
+            "--exif_orientation true turns such pictures upright",
+        )
+    deep = image.mode in DEEP_MODES
+    rgb = (to_eight_bits(image, path) if deep else image).convert("RGB")
+    if orientation in _UPRIGHT and exif_orientation:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    return rgb
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation of an opened file: 1 is upright, also where nothing (sound) is said."""
+    if image.format == "TIFF":  # Pillow turns these by itself
+        return 1
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # see `describe_damage`; the picture may be sound
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def read_picture(path: str, exif_orientation: bool = False) -> Image.Image:
     """As `read_rgb`, for a file that a user named: what is wrong is a UserError."""
     try:
-        return read_rgb(path)
+        return read_rgb(path, exif_orientation)
     except UnreadableImage as error:
         raise UserError(f"cannot read image {path} ({error})") from error
 
 
 def read_pictures(
-    paths: Iterable[str], skip_bad_images: bool = False
+    paths: Iterable[str], skip_bad_images: bool = False, exif_orientation: bool = False
 ) -> Iterator[tuple[str, Image.Image]]:
     """Yield each path with its picture; one that cannot be read is told of, if not a UserError.
 
@@ -59,7 +149,7 @@ def read_pictures(
     for path in paths:
         seen += 1
         try:
-            picture = read_picture(path)
+            picture = read_picture(path, exif_orientation)
         except UserError as error:
             if not skip_bad_images:
                 raise UserError(

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from mindtwins.data.folders import is_leftover
 from mindtwins.errors import UserError
 
 
@@ -36,7 +37,9 @@ def write_generated_folder(
     """
     folder = Path(folder)
     if folder.exists():
-        found = len(list(folder.glob(files)))
+        found = sum(
+            not any(map(is_leftover, path.relative_to(folder).parts)) for path in folder.glob(files)
+        )
         if found != count:
             raise UserError(
                 f"{folder} exists but holds {found} of the {name}' {count} files: choose "

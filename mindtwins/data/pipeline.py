@@ -20,13 +20,12 @@ import mindspore.dataset as ds
 import numpy as np
 
 from mindtwins.data.decode import UnreadableImage
+from mindtwins.data.notices import tell_once
 from mindtwins.data.randomness import sample_generator
 from mindtwins.data.sampler import TrainingSampler
 from mindtwins.errors import UserError
 
 logger = logging.getLogger(__name__)
-# For what every rank would say alike: only rank 0's is heard.
-notices = logging.getLogger("mindtwins.notices")
 
 # Finished batches that wait per worker. A row is a whole batch, 77 MB for 128 images of 224 x 224,
 # so MindSpore's default of 16 would fill the memory.
@@ -101,7 +100,7 @@ class _Guarded:
             return request, *self.load_batch(request), np.array([""])
         except UserError as error:
             nothing = [np.zeros(1)] * len(self.load_batch.columns)
-            return request, *nothing, np.array([str(error)])
+            return request, *nothing, _texts([str(error)])
 
 
 class _Requests:
@@ -132,10 +131,16 @@ def worker_count(requested: int) -> int:
     if requested < 1:
         raise UserError(f"num_parallel_workers is {requested}: it must be at least 1")
     if requested > cores:
-        notices.warning(
-            "num_parallel_workers lowered from %d to the machine's %d cores", requested, cores
+        tell_once(
+            ("num_parallel_workers", requested),
+            f"num_parallel_workers lowered from {requested} to the machine's {cores} cores",
         )
     return min(requested, cores)
+
+
+def _texts(lines: Sequence[str]) -> np.ndarray:
+    """For the pipeline, which takes UTF-8 only: file names may be other bytes."""
+    return np.array([line.encode(errors="backslashreplace").decode() for line in lines])
 
 
 def load_training_rows(
@@ -171,7 +176,7 @@ def load_training_rows(
             else:
                 used[row] = index
                 break
-    return order[slots], used, np.array(problems)
+    return order[slots], used, _texts(problems)
 
 
 def load_evaluation_rows(
@@ -194,7 +199,7 @@ def load_evaluation_rows(
         except UnreadableImage as error:
             valid[row] = False
             problems[row] = str(error)
-    return valid, np.array(problems)
+    return valid, _texts(problems)
 
 
 def report(

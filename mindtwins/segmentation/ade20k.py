@@ -54,10 +54,18 @@ PALETTE = tuple(tuple(bytes.fromhex(color)) for color in _COLORS.split())
 SPLITS = {"train": "training", "val": "validation"}
 
 
-def find_ade20k(data_dir: str | os.PathLike[str], split: str) -> ImageLabelFolder:
+def find_ade20k(
+    data_dir: str | os.PathLike[str], split: str, *, exif_orientation: bool = False
+) -> ImageLabelFolder:
     """Return the pairs of a split, "train" or "val".
 
     Raises:
         UserError: folders are missing or empty, or an image or a label file stands alone.
     """
-    return find_pairs(data_dir, SPLITS[split], CLASSES, ignore_label_zero=True)
+    return find_pairs(
+        data_dir,
+        SPLITS[split],
+        CLASSES,
+        ignore_label_zero=True,
+        exif_orientation=exif_orientation,
+    )

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from PIL import Image
 
-from mindtwins.data.decode import UnreadableImage, read_rgb
-from mindtwins.data.image_folder import EXTENSIONS
+from mindtwins.data.decode import (
+    UnreadableImage,
+    describe_damage,
+    picture_size,
+    read_rgb,
+    swaps_sides,
+)
+from mindtwins.data.folders import IMAGE_SUFFIXES, FolderListing
+from mindtwins.data.image_folder import check_data_folder, missing_split
+from mindtwins.data.notices import about_file
 from mindtwins.errors import UserError
 
 # The label of pixels that count neither in the loss nor in the metrics.
@@ -32,6 +40,8 @@ class ImageLabelFolder:
         labels_dir: folder of the label files.
         classes: the names of the classes, by number; at most 255.
         ignore_label_zero: whether 0 in the files stands for no class.
+        exif_orientation: whether images are turned upright by their EXIF orientation, because the
+            labels are; label files are taken as they are.
 
     Attributes:
         root: the folder of the images.
@@ -40,6 +50,7 @@ class ImageLabelFolder:
         classes: the names of the classes.
         num_classes: their number.
         ignore_label_zero: as given.
+        exif_orientation: as given.
 
     Raises:
         UserError: a folder is missing or empty, or an image or a label file stands alone.
@@ -52,6 +63,7 @@ class ImageLabelFolder:
         classes: Sequence[str],
         *,
         ignore_label_zero: bool = False,
+        exif_orientation: bool = False,
     ) -> None:
         if not 0 < len(classes) <= IGNORED:
             raise UserError(
@@ -62,7 +74,8 @@ class ImageLabelFolder:
         self.classes = tuple(classes)
         self.num_classes = len(self.classes)
         self.ignore_label_zero = ignore_label_zero
-        images = _files_below(self.root, EXTENSIONS, "images")
+        self.exif_orientation = exif_orientation
+        images = _files_below(self.root, IMAGE_SUFFIXES, "images")
         labels = _files_below(os.fspath(labels_dir), (".png",), "label files")
         _check_partners(images, labels, "image", f"label file in {os.fspath(labels_dir)}")
         _check_partners(labels, images, "label file", f"image in {self.root}")
@@ -84,16 +97,24 @@ class ImageLabelFolder:
             UnreadableImage: one of the two files is damaged, or their sizes differ.
             UserError: the label file is of another kind, or names a class that there is not.
         """
-        image, path = read_rgb(self.paths[index]), self.label_paths[index]
+        path = self.label_paths[index]
+        image = read_rgb(self.paths[index], self.exif_orientation)
         values = read_label_png(path)
         if image.size != values.shape[::-1]:
-            raise UnreadableImage(
-                f"it is {_size(image.size)} pixels, but its label file {path} "
-                f"{_size(values.shape[::-1])}"
-            )
+            self._refuse_size(index, image.size, values.shape[::-1])
         if not self._known[values].all():
             self._refuse(path, values)
         return image, self._class_of[values]
+
+    def _refuse_size(self, index: int, size: tuple[int, ...], labeled: tuple[int, ...]) -> None:
+        reason = (
+            f"it is {_size(size)} pixels, but its label file {self.label_paths[index]} "
+            f"{_size(labeled)}"
+        )
+        if size == labeled[::-1] and swaps_sides(self.paths[index]):
+            other = str(not self.exif_orientation).lower()
+            reason += f"; its EXIF orientation explains that: try --exif_orientation {other}"
+        raise UnreadableImage(reason)
 
     def _refuse(self, path: str, values: np.ndarray) -> None:
         wrong = np.unique(values[~self._known[values]]).tolist()
@@ -109,9 +130,8 @@ class ImageLabelFolder:
     def size(self, index: int) -> tuple[int, int]:
         """The (width, height) that the header of an image states; (0, 0) if it is damaged."""
         try:
-            with Image.open(self.paths[index]) as image:
-                return image.size
-        except Exception:  # see read_rgb: whatever the decoder meets; reading it will tell
+            return picture_size(self.paths[index], self.exif_orientation)
+        except UnreadableImage:  # reading it will tell
             return 0, 0
 
 
@@ -123,7 +143,7 @@ def read_label_png(path: str) -> np.ndarray:
         UserError: it is not an 8-bit grayscale PNG.
     """
     try:
-        with open(path, "rb") as file:
+        with about_file(path), open(path, "rb") as file:
             start = file.read(26)
             if start[:8] != _PNG_START or len(start) < 26:
                 raise UnreadableImage(f"its label file {path} is not a PNG file, or cut short")
@@ -135,9 +155,8 @@ def read_label_png(path: str) -> np.ndarray:
             return np.asarray(Image.open(file))
     except (UnreadableImage, UserError):
         raise
-    except Exception as error:  # see read_rgb
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UnreadableImage(f"its label file {path}: {reason or type(error).__name__}") from error
+    except Exception as error:
+        raise UnreadableImage(f"its label file {path}: {describe_damage(error)}") from error
 
 
 def _advice(colors: int) -> str:
@@ -149,68 +168,52 @@ def _advice(colors: int) -> str:
     return "save the class numbers as 8-bit grayscale"
 
 
-def read_class_list(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Read the names of classes, one per line in the order of their numbers.
-
-    Raises:
-        UserError: the file cannot be read, or a line is empty or repeated.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            names = [line.strip() for line in file.read().rstrip().split("\n")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the class list {path}: {error}") from error
-    seen: set[str] = set()
-    for number, name in enumerate(names, start=1):
-        if not name or name in seen:
-            what = f"repeats {name!r}" if name else "is empty"
-            raise UserError(f"{path}, line {number} {what}: give one name per class and line")
-        seen.add(name)
-    return tuple(names)
-
-
 def find_pairs(
     data_dir: str | os.PathLike[str],
-    split: str,
+    name: str,
     classes: Sequence[str],
     *,
+    split: str | None = None,
     ignore_label_zero: bool = False,
+    exif_orientation: bool = False,
 ) -> ImageLabelFolder:
-    """The pairs `data_dir/images/split/*` and `data_dir/annotations/split/*.png`.
+    """The pairs `data_dir/images/name/*` and `data_dir/annotations/name/*.png`.
+
+    Args:
+        split: "train" or "val", where it is the recipe that says what its folders are called.
 
     Raises:
         UserError: as `ImageLabelFolder`.
     """
     data_dir = os.fspath(data_dir)
-    if not os.path.isdir(data_dir):
-        raise UserError(
-            f"data folder {data_dir} does not exist: give --data_dir an existing folder"
-        )
+    check_data_folder(data_dir)
+    images = os.path.join(data_dir, "images")
+    if split and os.path.isdir(images) and not os.path.isdir(os.path.join(images, name)):
+        raise missing_split(images, split, name)
     return ImageLabelFolder(
-        os.path.join(data_dir, "images", split),
-        os.path.join(data_dir, "annotations", split),
+        os.path.join(images, name),
+        os.path.join(data_dir, "annotations", name),
         classes,
         ignore_label_zero=ignore_label_zero,
+        exif_orientation=exif_orientation,
     )
 
 
-def _files_below(folder: str, extensions: tuple[str, ...], what: str) -> dict[str, str]:
-    """Files by their path below the folder without extension, in order."""
+def _files_below(folder: str, suffixes: Collection[str], what: str) -> dict[str, str]:
+    """Files by their path below the folder without suffix, in order; what is left out is told."""
     if not os.path.isdir(folder):
         raise UserError(f"the folder {folder} of the {what} does not exist: create and fill it")
+    listing = FolderListing(folder)
+    (paths,) = listing.files([folder], suffixes)
+    listing.tell()
+    if not paths:
+        raise UserError(f"the folder {folder} holds no {what}: fill it, or name another")
     files: dict[str, str] = {}
-    for parent, _, names in sorted(os.walk(folder, followlinks=True)):
-        for name in sorted(names):
-            stem, extension = os.path.splitext(name)
-            if extension.lower() not in extensions:
-                continue
-            key = os.path.join(os.path.relpath(parent, folder), stem)
-            path = os.path.join(parent, name)
-            if key in files:
-                raise UserError(f"{files[key]} and {path} have the same name: remove one of them")
-            files[key] = path
-    if not files:
-        raise UserError(f"the folder {folder} holds no {what} ({', '.join(extensions)})")
+    for path in paths:
+        key = os.path.splitext(os.path.relpath(path, folder))[0]
+        if key in files:
+            raise UserError(f"{files[key]} and {path} have the same name: remove one of them")
+        files[key] = path
     return files
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import colorsys
+import math
 import os
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
-from matplotlib.font_manager import findfont
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from mindtwins.data.fonts import Lettering
 from mindtwins.files import atomic_write
 from mindtwins.segmentation.dataset import IGNORED
 
@@ -21,8 +21,9 @@ OPACITY = 0.6
 UNNAMED: Color = (0, 0, 0)  # of pixels without a class
 # Smaller pictures are enlarged by a whole factor, so that there is something to see.
 LEAST_SIDE = 256
-# The legend, in pixels.
+# The legend, in pixels, beside a picture of up to 640 x 640; beside larger ones it grows with them.
 LINE, MARGIN, SWATCH, FONT = 20, 8, 12, 13
+USUAL_SIDE = 640
 
 
 def distinct_colors(count: int) -> tuple[Color, ...]:
@@ -42,7 +43,8 @@ def draw_overlay(
     """Return the picture with its classes in color, and a legend on its right.
 
     The legend names the classes with their part of the picture, the largest first, as many as its
-    height has room for. Pictures with both sides below 256 pixels are enlarged by a whole factor.
+    height has room for; its letters grow with the picture. Pictures with both sides below 256
+    pixels are enlarged by a whole factor.
 
     Args:
         picture: of any mode.
@@ -67,8 +69,9 @@ def draw_overlay(
     ]
     factor = -(-LEAST_SIDE // max(picture.size))
     colored = colored.resize((factor * picture.width, factor * picture.height), NEAREST)
-    height = max(colored.height, 3 * LINE + 2 * MARGIN)
-    legend = _legend(lines, height)
+    scale = max(1.0, math.sqrt(colored.width * colored.height) / USUAL_SIDE)
+    height = max(colored.height, round(scale * (3 * LINE + 2 * MARGIN)))
+    legend = _legend(lines, height, scale, Lettering(names.values()))
     sheet = Image.new("RGB", (colored.width + legend.width, height), "white")
     sheet.paste(colored, (0, 0))
     sheet.paste(legend, (colored.width, 0))
@@ -79,25 +82,23 @@ def _percent(part: float) -> str:
     return f"{100 * part:.0f} %" if part >= 0.01 else "< 1 %"
 
 
-def _legend(lines: list[tuple[Color, str]], height: int) -> Image.Image:
-    room = (height - 2 * MARGIN) // LINE
+def _legend(
+    lines: list[tuple[Color, str]], height: int, scale: float, lettering: Lettering
+) -> Image.Image:
+    line, margin, swatch, size = (round(scale * side) for side in (LINE, MARGIN, SWATCH, FONT))
+    room = (height - 2 * margin) // line
     if len(lines) > room:
         lines = [*lines[: room - 1], ((255, 255, 255), f"and {len(lines) - room + 1} more")]
-    font = _font()
-    width = max(int(font.getlength(text)) for _, text in lines) + SWATCH + 3 * MARGIN
+    fitted = [(color, *lettering.fit(text, size)) for color, text in lines]
+    width = max(int(font.getlength(text)) for _, text, font in fitted) + swatch + 3 * margin
     legend = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(legend)
-    for number, (color, text) in enumerate(lines):
-        middle = MARGIN + number * LINE + LINE // 2
-        swatch = (MARGIN, middle - SWATCH // 2, MARGIN + SWATCH, middle + SWATCH // 2)
-        draw.rectangle(swatch, fill=color)
-        draw.text((2 * MARGIN + SWATCH, middle), text, fill="black", font=font, anchor="lm")
+    for number, (color, text, font) in enumerate(fitted):
+        middle = margin + number * line + line // 2
+        box = (margin, middle - swatch // 2, margin + swatch, middle + swatch // 2)
+        draw.rectangle(box, fill=color)
+        draw.text((2 * margin + swatch, middle), text, fill="black", font=font, anchor="lm")
     return legend
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(findfont("DejaVu Sans"), FONT)  # it comes with matplotlib
 
 
 def write_labels(path: str | os.PathLike[str], labels: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from mindspore import Tensor, nn
 from PIL import Image
 from tqdm import tqdm
 
-from mindtwins.data.decode import read_picture, read_pictures
+from mindtwins.data.decode import UnreadableImage, picture_size, read_pictures
 from mindtwins.errors import UserError
 from mindtwins.files import atomic_write
 from mindtwins.models.twins import MINIMUM_SIZE
@@ -33,6 +33,7 @@ def segment(
     flip: bool = False,
     window: Window | None = None,
     skip_bad_images: bool = False,
+    exif_orientation: bool = False,
 ) -> Iterator[dict]:
     """Segment image files; writes `NAME_overlay.png` and `NAME_labels.png`, the class numbers.
 
@@ -41,6 +42,7 @@ def segment(
         folder: where the pictures go; created if it is not there.
         flip, window: see `predict_labels`.
         skip_bad_images: tell of unreadable images instead of raising.
+        exif_orientation: turn pictures upright before they are segmented.
 
     Returns:
         An iterator that segments as it goes: for each readable image its `file`, the `labels` and
@@ -54,7 +56,7 @@ def segment(
     """
     targets = dict(zip(files, _targets(files, folder), strict=True))
     for file in files:
-        _check_size(file, transform, skip_bad_images)
+        _check_size(file, transform, skip_bad_images, exif_orientation)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,21 +64,22 @@ def segment(
             f"cannot create the folder {folder} ({error.strerror}): give another output_dir"
         ) from error
     palette = PALETTES.get(tuple(names)) or distinct_colors(len(names))
-    return _segment(model, transform, targets, names, palette, flip, window, skip_bad_images)
+    bar = tqdm(targets, unit="image", leave=False, disable=None)
+    pictures = read_pictures(bar, skip_bad_images, exif_orientation)
+    return _segment(model, transform, pictures, targets, names, palette, flip, window)
 
 
 def _segment(
     model: nn.Cell,
     transform: TestTransform,
+    pictures: Iterator[tuple[Path, Image.Image]],
     targets: dict[Path, tuple[Path, Path]],
     names: Sequence[str],
     palette: Sequence[Color],
     flip: bool,
     window: Window | None,
-    skip_bad_images: bool,
 ) -> Iterator[dict]:
-    bar = tqdm(targets, unit="image", leave=False, disable=None)
-    for file, picture in read_pictures(bar, skip_bad_images):
+    for file, picture in pictures:
         written, overlay = targets[file]
         labels = predict_labels(
             lambda images: model(Tensor(images)).asnumpy(),
@@ -126,19 +129,20 @@ def _targets(files: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
     return targets
 
 
-def _check_size(file: Path, transform: TestTransform, skip_bad_images: bool) -> None:
+def _check_size(
+    file: Path, transform: TestTransform, skip_bad_images: bool, exif_orientation: bool
+) -> None:
     """Check, by an image's header, that all of its views are large enough for the model.
 
     Raises:
         UserError: one is not, or the file is no readable image.
     """
     try:
-        with Image.open(file) as image:
-            width, height = image.size
-    except Exception:  # see read_rgb: whatever the decoder meets
+        width, height = picture_size(file, exif_orientation)
+    except UnreadableImage as error:
         if skip_bad_images:
             return
-        width, height = read_picture(file).size  # says what is wrong with it
+        raise UserError(f"cannot read image {file} ({error})") from error
     for view_width, view_height in transform.sizes(width, height):
         if min(view_width, view_height) < MINIMUM_SIZE:
             raise UserError(

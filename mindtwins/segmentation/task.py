@@ -12,13 +12,16 @@ from mindspore import nn
 
 from mindtwins.checkpoint import FORMAT_VERSION, Checkpoint
 from mindtwins.config import Config, InferConfig
+from mindtwins.data import text_files
+from mindtwins.data.decode import limit_pixels
 from mindtwins.data.loader import TrainingLoader
+from mindtwins.data.notices import tell
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.ade20k import find_ade20k
 from mindtwins.segmentation.complexity import format_summary
-from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs, read_class_list
+from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs
 from mindtwins.segmentation.digits import find_digits, write_segmentation_digits
 from mindtwins.segmentation.evaluator import SegmentationEvaluator
 from mindtwins.segmentation.inference import Window
@@ -47,7 +50,7 @@ from mindtwins.training.recipe import (
     loader_options,
     with_known_dataset,
 )
-from mindtwins.training.recorded import as_trained, record, states, tell
+from mindtwins.training.recorded import as_trained, record, states
 
 
 def _numbers(count: int) -> list[str]:
@@ -73,7 +76,7 @@ class Segmentation:
     has_batch_norms = True
 
     preprocessing_options = (
-        *("image_size", "resize_scale", "mean", "std"),
+        *("image_size", "resize_scale", "mean", "std", "exif_orientation"),
         *("test_mode", "test_crop", "test_stride", "test_ratios", "test_flip"),
     )
     data_options = ("dataset", "ignore_label_zero", "val_split")
@@ -97,12 +100,15 @@ class Segmentation:
         """
         config = self.config
         check_data(config, self.datasets)
+        limit_pixels(config.max_pixels)
         if config.dataset == "ade20k":
-            data = find_ade20k(config.data_dir, split)
+            data = find_ade20k(config.data_dir, split, exif_orientation=config.exif_orientation)
         elif config.dataset == "digits":
             data = find_digits(write_segmentation_digits(config.data_dir), split)
         else:
-            names = read_class_list(config.class_names) if config.class_names else self.classes
+            names = self.classes
+            if config.class_names:
+                names = text_files.read_class_names(config.class_names, unique=True)
             if names is None:
                 raise UserError(
                     "dataset: pairs needs class_names, a text file with a name per line"
@@ -111,7 +117,9 @@ class Segmentation:
                 config.data_dir,
                 getattr(config, f"{split}_split"),
                 names,
+                split=split,
                 ignore_label_zero=config.ignore_label_zero,
+                exif_orientation=config.exif_orientation,
             )
         if split == "train" and not states(config, "num_classes"):
             self.config = replace(config, num_classes=data.num_classes)
@@ -288,6 +296,7 @@ class Segmentation:
     def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
         """The classes of each image's pixels; see `mindtwins.segmentation.predict.segment`."""
         config = self.config
+        limit_pixels(config.max_pixels)
         return segment(
             model,
             self.preprocessing(),
@@ -297,6 +306,7 @@ class Segmentation:
             flip=config.test_flip,
             window=test_window(config),
             skip_bad_images=config.skip_bad_images,
+            exif_orientation=config.exif_orientation,
         )
 
     def describe(self, prediction: dict) -> str:

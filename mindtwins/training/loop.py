@@ -302,7 +302,7 @@ class Trainer:
         listing = self.folder / f"non_finite_step_{self.progress.step}.txt"
         if self.world.is_main and self.folder.is_dir():
             with atomic_write(listing) as file:
-                file.write("".join(f"{path}\n" for path in files).encode())
+                file.write("".join(f"{path}\n" for path in files).encode(errors="surrogateescape"))
         raise UserError(
             f"step {self.progress.step} is not finite: loss {result.loss:g}, gradient norm "
             f"{result.norm:g}, learning rate {lr:g}, loss scale {scale:g}; its weights were not "

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.config import Config
+from mindtwins.data import text_files
+from mindtwins.data.notices import tell
 from mindtwins.errors import UserError
 from mindtwins.training.distributed import World
-from mindtwins.training.recorded import states, tell
+from mindtwins.training.recorded import states
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -58,23 +59,20 @@ def check_usable(checkpoint: Checkpoint | None) -> None:
 
 
 def read_class_names(config: Config) -> tuple[str, ...] | None:
-    """The lines of the file `class_names`; None if the recipe names none.
+    """The names in the file `class_names`; None if the recipe names none.
 
     Raises:
         UserError: it cannot be read, or does not fit `num_classes`.
     """
     if not config.class_names:
         return None
-    try:
-        names = Path(config.class_names).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read class_names {config.class_names}: {error}") from error
+    names = text_files.read_class_names(config.class_names)
     if len(names) != config.num_classes:
         raise UserError(
-            f"{config.class_names} has {len(names)} lines, but the model {config.num_classes}"
-            " classes: one name per line is needed"
+            f"{config.class_names} has {len(names)} names, but the model {config.num_classes} "
+            "classes: give one name per class"
         )
-    return tuple(names)
+    return names
 
 
 def asked_dialect(config: Config) -> dict[str, str]:

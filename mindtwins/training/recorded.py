@@ -5,7 +5,6 @@ What a YAML file or a flag states wins over what the checkpoint records, and is 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -13,16 +12,9 @@ from typing import Any, TypeVar
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.config import Config, TrainConfig
 from mindtwins.config.options import show
+from mindtwins.data.notices import tell
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
-
-# For what every rank would say alike: only rank 0's is heard.
-notices = logging.getLogger("mindtwins.notices")
-
-
-def tell(text: str) -> None:
-    """Print a notice, on rank 0 only."""
-    notices.warning("notice: %s", text)
 
 
 def states(config: Config, name: str) -> bool:
@@ -62,8 +54,8 @@ def as_trained(
         asked = getattr(config, name)
         if asked and asked != dialect.get(name, asked):
             tell(f"{name} {asked} instead of the checkpoint's {dialect[name]}")
-    unknown = [name for name in preprocessing if name not in recorded and not states(config, name)]
-    if unknown:
+    unknown = [name for name in preprocessing if not states(config, name)]
+    if unknown and not recorded:  # else what is not there came later, and its default is as before
         assumed = ", ".join(f"{name} {show(getattr(config, name))}" for name in unknown)
         tell(
             f"{checkpoint.path} does not say how its pictures are prepared: taking {assumed} "

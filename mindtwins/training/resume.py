@@ -91,6 +91,7 @@ def _fingerprint(entries: Iterable[str]) -> str:
     """Number and digest of the files and labels: the sampler counts on their order."""
     digest, images = hashlib.sha256(), 0
     for entry in entries:
-        digest.update(f"{entry}\n".encode())
+        # File names may be other bytes than UTF-8.
+        digest.update(f"{entry}\n".encode(errors="surrogateescape"))
         images += 1
     return f"{images} images, {digest.hexdigest()[:16]}"

@@ -19,7 +19,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def reference(path: Path, resize: int, crop: int) -> torch.Tensor:
     """Resize(resize, BICUBIC), CenterCrop(crop), ToTensor(), Normalize(MEAN, STD)."""
     with open(path, "rb") as file:
-        image = Image.open(file).convert("RGB")
+        image = Image.open(file)
+        if image.mode == "I;16":  # which the original clips
+            image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+        image = image.convert("RGB")
 
     # Resize(int): the shorter edge becomes `resize`, the longer int(resize * longer / shorter).
     shorter, longer = sorted(image.size)

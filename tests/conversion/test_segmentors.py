@@ -211,9 +211,7 @@ def test_names_the_tensor_that_does_not_fit(convert, change, message):
 def test_another_model_than_asked_for(convert):
     with pytest.raises(UserError, match=r"holds upernet_svt_tiny, not fpn_svt_tiny \(head: upern"):
         convert(state("mmsegmentation"), model="fpn_svt_tiny")
-    with pytest.raises(
-        UserError, match=r"unknown segmentor 'svt_tiny' \(did you mean 'fpn_svt"
-    ):
+    with pytest.raises(UserError, match=r"unknown segmentor 'svt_tiny' \(did you mean 'fpn_svt"):
         convert(state("mmsegmentation"), model="svt_tiny")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_second_call_changes_nothing_and_first_is_deterministic(
     again = write_digits(tmp_path / "again")
     for path in folder.glob("*/*/*.png"):
         assert path.read_bytes() == (again / path.relative_to(folder)).read_bytes()
+
+
+def test_leftovers_are_no_other_content(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "digits"
+    shutil.copytree(folder, copy)
+    (copy / "train" / "0" / "._0000.png").touch()
+    (copy / "val" / ".ipynb_checkpoints").mkdir()
+    (copy / "val" / ".ipynb_checkpoints" / "0004-checkpoint.png").touch()
+    assert write_digits(copy) == copy
 
 
 def test_incomplete_folder_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mindtwins.data.image_folder import ImageFolder, check_same_classes, find_split
 from mindtwins.errors import UserError
@@ -104,23 +106,85 @@ def test_missing_list_file(tmp_path: Path) -> None:
         ImageFolder.from_list(tmp_path, tmp_path / "absent.txt")
 
 
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (map(str, range(12)), "0, 1, 10, 11, 2 and 7 more"),
+        (("class 9", "class 10", "other"), "class 10, class 9, other"),
+        (("2_cat", "10_cat"), "10_cat, 2_cat"),
+    ],
+)
+def test_numbers_out_of_order_are_told(
+    names: Iterable[str], shown: str, tmp_path: Path, told: Callable
+) -> None:
+    make_files(tmp_path, *(f"{name}/1.jpg" for name in names))
+    dataset = ImageFolder(tmp_path)
+    assert list(dataset.classes) == sorted(dataset.classes)
+    (notice,) = told()
+    assert notice.startswith(f"notice: the class folders of {tmp_path} are ordered as text, as")
+    assert f"not by their numbers: {shown}; for another order" in notice
+    ImageFolder(tmp_path)  # as the other split
+    assert len(told()) == 1
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        map(str, range(10)),
+        ("00", "01", "10"),
+        ("n01440764", "n10565667"),
+        ("a-1", "a1", "a 20 b 3"),
+    ],
+)
+def test_names_in_both_orders(names: Iterable[str], tmp_path: Path, told: Callable) -> None:
+    make_files(tmp_path, *(f"{name}/1.jpg" for name in names))
+    ImageFolder(tmp_path)
+    assert told() == []
+
+
+def test_pictures_are_read_as_asked(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "a" / "x.jpg", exif=exif)
+    (tmp_path / "list.txt").write_text("a/x.jpg 0\n")
+    for turned, size in ((False, (8, 6)), (True, (6, 8))):
+        assert ImageFolder(tmp_path, exif_orientation=turned).read(0).size == size
+        listed = ImageFolder.from_list(tmp_path, tmp_path / "list.txt", exif_orientation=turned)
+        assert listed.read(0).size == size
+
+
 def test_find_split(tmp_path: Path) -> None:
     make_files(tmp_path, "both/train/a/1.jpg", "both/val/a/1.jpg", "alone/a/1.jpg")
     assert find_split(tmp_path / "both", "val") == str(tmp_path / "both" / "val")
     assert find_split(tmp_path / "both", "train") == str(tmp_path / "both" / "train")
     assert find_split(tmp_path / "alone", "val") == str(tmp_path / "alone")
+    make_files(tmp_path, "validity/valid/1.jpg", "validity/invalid/1.jpg", "named/x/a/1.jpg")
+    assert find_split(tmp_path / "validity", "val") == str(tmp_path / "validity")
+    assert find_split(tmp_path / "named", "train", "x") == str(tmp_path / "named" / "x")
 
 
 @pytest.mark.parametrize(
     ("data_dir", "split", "message"),
     [
         ("absent", "val", "absent does not exist"),
-        ("half", "val", "has no 'val' folder"),
-        ("alone", "train", "has no 'train' folder"),
+        ("half", "val", "has no 'val' folder: create .*half/val"),
+        ("alone", "train", "has no 'train' folder: create .*alone/train"),
+        ("kaggle", "val", "has no 'val' folder: it has test, valid; say so with --val_split test"),
+        ("robo", "val", "has no 'val' folder: it has Validation; .* --val_split Validation"),
+        ("robo", "train", "has no 'train' folder: it has training; .* --train_split training"),
+        (
+            "half/train",
+            "train",
+            "has no 'train' folder: it seems to be .*; give --data_dir .*half$",
+        ),
+        ("kaggle/valid", "train", "it seems to be a split itself; give --data_dir .*/kaggle$"),
     ],
 )
 def test_find_split_errors(tmp_path: Path, data_dir: str, split: str, message: str) -> None:
     make_files(tmp_path, "half/train/a/1.jpg", "alone/a/1.jpg")
+    make_files(tmp_path, *(f"kaggle/{name}/a/1.jpg" for name in ("train", "valid", "test")))
+    make_files(tmp_path, "robo/training/a/1.jpg", "robo/Validation/a/1.jpg")
     with pytest.raises(UserError, match=message):
         find_split(tmp_path / data_dir, split)
 

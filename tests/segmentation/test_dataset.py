@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from mindtwins.data.decode import UnreadableImage
 from mindtwins.errors import UserError
 from mindtwins.segmentation import ade20k
-from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs, read_class_list
+from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs
 
 FIVE = tuple("abcde")
 
@@ -84,6 +85,36 @@ def test_subfolders_and_other_files(pair_folder: Path) -> None:
     assert pairs.label_paths[-1] == str(pair_folder / "labels" / "town" / "x.png")
 
 
+def test_leftovers_and_other_suffixes(pair_folder: Path, told: Callable) -> None:
+    for folder, name in (("images", "._0.jpg"), ("labels", "._0.png"), ("labels", ".git/0.png")):
+        (pair_folder / folder / name).parent.mkdir(exist_ok=True)
+        (pair_folder / folder / name).touch()
+    (pair_folder / "images" / "0.jpg").rename(pair_folder / "images" / "0.jfif")
+    (pair_folder / "images" / "notes.txt").touch()
+    (pair_folder / "labels" / "again").symlink_to(".")
+    pairs = ImageLabelFolder(pair_folder / "images", pair_folder / "labels", (*FIVE, "f"))
+    assert len(pairs) == 8 and pairs.paths[0].endswith("0.jfif")
+    assert pairs.read(0)[0].size == (60, 45)
+    assert told() == [
+        f"notice: left out of {pair_folder}/images: left by systems and tools: 1 (._0.jpg); files "
+        "of kinds that are not read here: 1 (.txt)",
+        f"notice: left out of {pair_folder}/labels: left by systems and tools: 2 (._0.png, .git); "
+        "links to folders that are read already: 1 (again)",
+    ]
+
+
+def test_splits_of_other_names(pair_folder: Path, tmp_path: Path) -> None:
+    for kind, files in (("images", "images"), ("annotations", "labels")):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        (pair_folder / files).rename(tmp_path / "data" / kind / "validation")
+    folder = tmp_path / "data"
+    assert len(find_pairs(folder, "validation", (*FIVE, "f"), split="val")) == 8
+    with refused("images has no 'val' folder: it has validation; say so with --val_split valid"):
+        find_pairs(folder, "val", FIVE, split="val")
+    with refused(f"images has no 'train' folder: create {folder}/images/train"):
+        find_pairs(folder, "train", FIVE, split="train")
+
+
 def test_ade20k(pair_folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "ade"
     for kind, files in (("images", "images"), ("annotations", "labels")):
@@ -132,9 +163,9 @@ def test_two_images_of_one_name(pair_folder: Path) -> None:
 
 def test_empty_or_missing_folder(pair_folder: Path) -> None:
     (pair_folder / "empty").mkdir()
-    with refused(r"the folder \S+/empty holds no images \(\.jpg, "):
+    with refused(r"the folder \S+/empty holds no images: fill it"):
         ImageLabelFolder(pair_folder / "empty", pair_folder / "labels", FIVE)
-    with refused(r"the folder \S+/empty holds no label files \(\.png\)"):
+    with refused(r"the folder \S+/empty holds no label files: fill it"):
         ImageLabelFolder(pair_folder / "images", pair_folder / "empty", FIVE)
     with refused(r"the folder \S+/no of the label files does not exist"):
         ImageLabelFolder(pair_folder / "images", pair_folder / "no", FIVE)
@@ -214,6 +245,42 @@ def test_sizes_that_differ(pairs: ImageLabelFolder) -> None:
         pairs.read(0)
 
 
+def rotate(path: str, orientation: int) -> None:
+    """Store a picture turned, so that it is shown as it was."""
+    turned = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.open(path)
+    picture.transpose(turned).save(path, exif=exif, quality=95)
+
+
+def test_sizes_that_exif_explains(pairs: ImageLabelFolder, pair_folder: Path) -> None:
+    upright = np.asarray(pairs.read(0)[0]).astype(float)
+    rotate(pairs.paths[0], 6)
+    assert pairs.size(0) == (45, 60)
+    advice = "45 x 60 pixels, .* 60 x 45; its EXIF orientation explains that: try --exif_orient.* "
+    with pytest.raises(UnreadableImage, match=f"{advice}true$"):
+        pairs.read(0)
+    folders = pair_folder / "images", pair_folder / "labels"
+    turned = ImageLabelFolder(*folders, FIVE, ignore_label_zero=True, exif_orientation=True)
+    image, labels = turned.read(0)
+    assert image.size == turned.size(0) == (60, 45) and labels.shape == (45, 60)
+    assert np.abs(np.asarray(image) - upright).mean() < 4
+    # Labels of the stored picture, which then do not fit the upright one.
+    stored = np.asarray(Image.open(pairs.label_paths[0])).T
+    Image.fromarray(np.ascontiguousarray(stored)).save(pairs.label_paths[0])
+    assert pairs.read(0)[0].size == (45, 60)
+    with pytest.raises(UnreadableImage, match=r"60 x 45 pixels, .* 45 x 60; .*_orientation false$"):
+        turned.read(0)
+
+
+def test_pictures_upside_down_are_told(pairs: ImageLabelFolder, told: Callable) -> None:
+    rotate(pairs.paths[0], 3)
+    assert pairs.read(0)[0].size == (60, 45)
+    (notice,) = told()
+    assert "0.jpg is taken as it is stored, although its EXIF orientation is 3" in notice
+
+
 def test_damaged_files(pairs: ImageLabelFolder) -> None:
     image, labels = Path(pairs.paths[0]), Path(pairs.label_paths[0])
     whole = labels.read_bytes()
@@ -232,23 +299,3 @@ def test_damaged_files(pairs: ImageLabelFolder) -> None:
     assert pairs.size(0) == (0, 0)
     with pytest.raises(UnreadableImage):
         pairs.read(0)
-
-
-# Class lists -------------------------------------------------------------------------------------
-
-
-def test_class_list(tmp_path: Path) -> None:
-    path = tmp_path / "classes.txt"
-    path.write_text("road\n traffic light \nÄcker\n\n", encoding="utf-8")
-    assert read_class_list(path) == ("road", "traffic light", "Äcker")
-    path.write_text("road\n\nsky\n")
-    with refused(r"classes\.txt, line 2 is empty: give one name per class and line"):
-        read_class_list(path)
-    path.write_text("road\nsky\nroad\n")
-    with refused(r"classes\.txt, line 3 repeats 'road'"):
-        read_class_list(path)
-    path.write_text("")
-    with refused(r"classes\.txt, line 1 is empty"):
-        read_class_list(path)
-    with refused(r"cannot read the class list .*no\.txt"):
-        read_class_list(tmp_path / "no.txt")

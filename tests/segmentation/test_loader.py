@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +188,48 @@ def test_wrong_labels_always_stop_the_run(
         with pytest.raises(UserError, match=f"label file {pairs.label_paths[4]} holds the label 6"):
             list(batches)
     assert capfd.readouterr().err == ""  # none of MindSpore's own error log
+
+
+def test_pictures_may_be_turned(pairs: ImageLabelFolder, pair_folder: Path) -> None:
+    before = {int(i): b for b in evaluation_loader(pairs, batch_size=1) for i in b.index}
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for path in pairs.paths[:3]:
+        picture = Image.open(path)
+        turned = picture.transpose(Image.Transpose.ROTATE_270)
+        turned.save(path, exif=exif, quality=95)
+    folders = pair_folder / "images", pair_folder / "labels"
+    upright = ImageLabelFolder(
+        *folders, pairs.classes, ignore_label_zero=True, exif_orientation=True
+    )
+    after = {int(i): b for b in evaluation_loader(upright, batch_size=1) for i in b.index}
+    assert sorted(after) == list(range(8))
+    for index, batch in after.items():
+        np.testing.assert_array_equal(batch.labels, before[index].labels)
+        for view, expected in zip(batch.images, before[index].images, strict=True):
+            assert view.shape == expected.shape
+            assert np.abs(view - expected).mean() < 0.1  # saved as JPEG once more
+    assert len(list(training_loader(upright).batches(0, 4))) == 4
+
+
+# Names that are not UTF-8 ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mistake", ["unreadable", "other size", "unknown label"])
+def test_what_is_wrong_with_files_of_any_name(
+    mistake: str, pair_folder: Path, tmp_path: Path
+) -> None:
+    for folder, suffix in (("images", b".jpg"), ("labels", b".png")):
+        old = os.fsencode(pair_folder / folder / "0") + suffix
+        os.rename(old, os.path.join(os.path.dirname(old), b"\xe9" + suffix))
+    label = os.fsdecode(os.fsencode(pair_folder / "labels") + b"/\xe9.png")
+    if mistake == "unreadable":
+        Path(label).write_bytes(b"")
+    else:
+        size = (45, 60) if mistake == "other size" else (60, 45)
+        Image.new("L", size, 77).save(label)
+    pairs = ImageLabelFolder(pair_folder / "images", pair_folder / "labels", tuple("abcdef"))
+    with pytest.raises(UserError, match=r"label file .*labels/\\udce9\.png"):
+        list(evaluation_loader(pairs))
+    with pytest.raises(UserError, match=r"label file .*labels/\\udce9\.png"):
+        list(training_loader(pairs).batches(0, 4))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,27 @@ def test_written_labels_are_read_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_label_png(str(tmp_path / "x.png")), labels)
     with pytest.raises(UserError, match="cannot write"):
         write_labels(tmp_path / "no" / "x.png", labels)
+
+
+def test_the_legend_grows_with_the_picture(photograph: np.ndarray) -> None:
+    def swatch_height(width: int, height: int) -> int:
+        picture = Image.fromarray(photograph).resize((width, height))
+        sheet = draw_overlay(picture, np.full((height, width), 2, np.uint8), NAMES, COLORS)
+        pixels = np.asarray(sheet)[:, width:]
+        return int((pixels == COLORS[2]).all(axis=2).any(axis=1).sum())
+
+    assert [swatch_height(*size) for size in ((640, 427), (640, 640), (300, 400))] == [13] * 3
+    # 4000 x 3000 has 5.4 times the sides of 640 x 640.
+    assert 64 <= swatch_height(4000, 3000) <= 68
+    assert swatch_height(3000, 4000) == swatch_height(4000, 3000)
+    assert 24 <= swatch_height(4000, 400) <= 26
+
+
+def test_names_that_no_font_has(photograph: np.ndarray, told: Callable) -> None:
+    names = ("wall", "天空\n\uffff", "chest of drawers")
+    labels = np.ones((427, 640), np.uint8)
+    wide = draw_overlay(Image.fromarray(photograph), labels, names, COLORS)
+    narrow = draw_overlay(Image.fromarray(photograph), labels, NAMES, COLORS)
+    assert wide.width > narrow.width + 40  # characters as their numbers
+    (notice,) = told()
+    assert "\uffff" in notice and "drawn as U+ and their number" in notice

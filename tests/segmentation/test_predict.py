@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,3 +129,28 @@ def test_unreadable_images_are_found_first(save: Save, tmp_path: Path) -> None:
     (tmp_path / "b.png").write_text("no image")
     with pytest.raises(UserError, match=r"cannot read image .*b\.png \(not an image format"):
         segment(unused, TRANSFORM, [save("a.png"), tmp_path / "b.png"], NAMES, tmp_path / "out")
+
+
+def test_photographs_may_be_turned(save: Save, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = save("upright.png")
+    stored = tmp_path / "stored.png"
+    Image.open(upright).transpose(Image.Transpose.ROTATE_90).save(stored, exif=exif)
+    model = random_segmentor(upright)
+    for turned, size in ((False, (60, 80)), (True, (80, 60))):
+        folder = tmp_path / str(turned)
+        files = [upright, stored]
+        results = segment(model, TRANSFORM, files, NAMES, folder, exif_orientation=turned)
+        first, second = (Image.open(result["labels"]) for result in results)
+        assert second.size == size
+        assert (first.tobytes() == second.tobytes()) == turned
+
+
+def test_label_files_of_odd_names(save: Save, tmp_path: Path) -> None:
+    save("a.png").rename(tmp_path / os.fsdecode(b"\xe9.png"))
+    (file,) = tmp_path.glob("*.png")
+    (result,) = segment(random_segmentor(file), TRANSFORM, [file], NAMES, tmp_path / "out")
+    json.dumps(result)
+    assert os.fsencode(result["overlay"]).endswith(b"out/\xe9_overlay.png")
+    assert Path(result["overlay"]).exists()

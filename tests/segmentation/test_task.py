@@ -196,3 +196,10 @@ def test_a_classifier_s_backbone_starts_a_segmentor(
     np.testing.assert_array_equal(ours[f"backbone.{name}"], weights[name])
     with pytest.raises(UserError, match="pretrained_backbone is for segmentation without ckpt"):
         replace(config, ckpt_path=str(path))
+
+
+def test_pairs_are_read_as_asked(data: Path) -> None:
+    for turned in (False, True):
+        options = {"data_dir": str(data), "class_names": str(data / "classes.txt")}
+        config = TrainConfig(**TINY | options, exif_orientation=turned)
+        assert create_task(config).find_data("val").exif_orientation == turned

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,14 @@ def test_a_segmentor_s_batch_norms_see_as_many_images_as_before():
 def test_weights_alone_are_no_run(metadata: dict | None):
     with pytest.raises(UserError, match="holds no training run"):
         check_continuation(saved(metadata), IDENTITY)
+
+
+def test_names_that_are_not_utf_8_count_by_their_bytes():
+    def images(*entries: str) -> str:
+        return run_identity(TrainConfig(), entries, 8, {})["training_images"]
+
+    def expected(listing: bytes) -> str:
+        return f"1 images, {hashlib.sha256(listing).hexdigest()[:16]}"
+
+    assert images("a/é.jpg 0") == expected("a/é.jpg 0\n".encode())
+    assert images(os.fsdecode(b"a/\xe9.jpg") + " 0") == expected(b"a/\xe9.jpg 0\n")
