@@ -8,13 +8,16 @@ from pathlib import Path
 
 from mindspore import nn
 
-from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint, load_into
+from mindtwins.checkpoint import (
+    TRAINING_STATE,
+    Checkpoint,
+    expect_metadata,
+    load_checkpoint,
+    load_into,
+)
 from mindtwins.config import Config, InferConfig
 from mindtwins.errors import UserError
 from mindtwins.training.distributed import World
-
-# Tensors that a training checkpoint holds beside the weights.
-TRAINING_STATE = ("optimizer.", "loss_scale.", "ema.")
 
 
 def check_data(config: Config, datasets: Sequence[str]) -> None:
