@@ -82,6 +82,7 @@ def create_model(
     patch_rounding: str | None = None,
     block_epsilon: float | None = None,
     embed_epsilon: float | None = None,
+    sr_epsilon: float | None = None,
 ) -> nn.Cell:
     """Build a Twins model for images (N, in_channels, H, W) of at least 32 x 32 pixels.
 
@@ -94,9 +95,9 @@ def create_model(
             (`features_only`, `num_classes=0`), those are left out.
         features_only: give the four stages' maps (N, C, H, W), of strides 4, 8, 16 and 32.
         drop_path_rate: stochastic depth rate of the last block.
-        window_padding, patch_rounding, block_epsilon, embed_epsilon: conventions in which
-            implementations differ, see `Dialect`. Left out, they are the checkpoint's, else those
-            of the official classification code (and timm's zero padding).
+        window_padding, patch_rounding, block_epsilon, embed_epsilon, sr_epsilon: conventions in
+            which implementations differ, see `Dialect`. Left out, they are the checkpoint's, else
+            those of the official classification code (and timm's zero padding).
 
     Returns:
         The model, in evaluation mode: call `set_train()` to train it.
@@ -119,6 +120,7 @@ def create_model(
         patch_rounding=patch_rounding,
         block_epsilon=block_epsilon,
         embed_epsilon=embed_epsilon,
+        sr_epsilon=sr_epsilon,
     )
 
     model = _build(name, num_classes, in_channels, features_only, drop_path_rate, dialect)
