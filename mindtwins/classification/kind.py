@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection
 
 from mindspore import nn
 
+from mindtwins.checkpoint import Checkpoint, load_into
 from mindtwins.classification.layouts import LAYOUTS
 from mindtwins.conversion.kinds import Shapes
 from mindtwins.conversion.recognize import Recognition, recognize
@@ -41,5 +41,12 @@ class ClassifierKind:
     def architecture(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> dict:
         return {"num_classes": num_classes, "in_channels": in_channels}
 
-    def outputs(self, name: str, ckpt_path: Path, architecture: Mapping) -> nn.Cell:
-        return ClassifierOutputs(create_model(name, ckpt_path=ckpt_path, **architecture))
+    def palette(self, classes: int) -> list[list[int]]:
+        return []
+
+    def outputs(self, checkpoint: Checkpoint) -> nn.Cell:
+        metadata = checkpoint.metadata
+        architecture = {key: metadata[key] for key in self.architecture_keys}
+        model = create_model(metadata["variant"], **architecture, **metadata["dialect"])
+        load_into(model, checkpoint)
+        return ClassifierOutputs(model)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection
 
 from mindspore import nn
 
+from mindtwins.checkpoint import Checkpoint, load_into
 from mindtwins.conversion.kinds import Shapes
 from mindtwins.conversion.recognize import Recognition, recognize
 from mindtwins.segmentation.layouts import LAYOUTS
+from mindtwins.segmentation.overlay import distinct_colors
 from mindtwins.segmentation.segmentor import SegmentorOutputs
 from mindtwins.segmentation.variants import (
     DEFAULT_CLASSES,
@@ -71,8 +72,15 @@ class SegmentorKind:
             "auxiliary_channels": widths.auxiliary_channels,
         }
 
-    def outputs(self, name: str, ckpt_path: Path, architecture: Mapping) -> nn.Cell:
-        return SegmentorOutputs(create_segmentor(name, ckpt_path=ckpt_path, **architecture))
+    def palette(self, classes: int) -> list[list[int]]:
+        return [list(color) for color in distinct_colors(classes)]
+
+    def outputs(self, checkpoint: Checkpoint) -> nn.Cell:
+        metadata = checkpoint.metadata
+        architecture = {key: metadata[key] for key in self.architecture_keys}
+        model = create_segmentor(metadata["variant"], **architecture, **metadata["dialect"])
+        load_into(model, checkpoint)
+        return SegmentorOutputs(model)
 
     def _widths(self, name: str, seen: Shapes) -> Widths:
         published = default_widths(name)
