@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> None:
     verify = _import_verify() if args.verify else None
     use_device("CPU")  # whatever else there is: the limits are those of its float32
     source = read_source(args.pt_path)
+    _check_outputs(args, source.shards)
     conversion = from_torch(
         source,
         KINDS,
@@ -126,7 +128,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _check_paths(args: argparse.Namespace) -> None:
     """Find out before the work whether its result has a place."""
     check_suffix(args.ckpt_path)
-    check_outputs({"--ckpt_path": args.ckpt_path, "--report": args.report}, [args.pt_path])
+    _check_outputs(args)
+
+
+def _check_outputs(args: argparse.Namespace, shards: Sequence[Path] = ()) -> None:
+    outputs = {"--ckpt_path": args.ckpt_path, "--report": args.report}
+    check_outputs(outputs, [args.pt_path, *shards])
 
 
 def _import_verify() -> ModuleType:

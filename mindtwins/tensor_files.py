@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -110,7 +112,11 @@ def write_safetensors(
     try:
         safetensors.numpy.save_file(checked, path, dict(metadata))
     except safetensors.SafetensorError as error:
-        raise OSError(str(error)) from error
+        # The library's words for the system's, whose number is at their end.
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise OSError(str(error)) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

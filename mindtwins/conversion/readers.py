@@ -37,6 +37,7 @@ class Source:
         states: what may be a state dict, by where it lies ("" is the file itself): the names in it
             to keys of `tensors`.
         classes: the names of the classes that OpenMMLab's projects keep beside it; empty if not.
+        shards: the files that an index led to.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Source:
     tensors: dict[str, np.ndarray | TensorRecord]
     states: dict[str, dict[str, str]]
     classes: tuple[str, ...] = ()
+    shards: tuple[Path, ...] = ()
 
     def array(self, place: str) -> np.ndarray:
         """The values of one of `tensors`.
@@ -73,11 +75,15 @@ def read_source(path: str | Path) -> Source:
             digest = executor.submit(hashlib.sha256, data)
             content = _parse(path, data)
             digest = digest.result()
+        shards = ()
         if isinstance(content, _Shards):
+            shards = tuple(path.parent / file for file in sorted(set(content.values())))
             content = _join(path, content, digest)
         tensors, states = {}, {}
         for state, name, tensor in _walk(content):
             place = f"{state}.{name}" if state else name
+            while place in tensors:  # a dot in a key, where another dictionary is
+                place += "'"
             tensors[place] = tensor
             states.setdefault(state, {})[name] = place
     except FormatError as error:
@@ -85,9 +91,9 @@ def read_source(path: str | Path) -> Source:
     except RecursionError as error:
         raise UserError(f"cannot read {path}: its parts hold one another without end") from error
     if not tensors:
-        raise UserError(f"cannot read {path}: it holds no tensors")
+        raise UserError(f"cannot read {path}: it holds no tensors of PyTorch's")
     states |= _averages(states)
-    return Source(path, digest.hexdigest(), tensors, states, _class_names(content))
+    return Source(path, digest.hexdigest(), tensors, states, _class_names(content), shards)
 
 
 class _Shards(dict):
@@ -159,7 +165,10 @@ def _walk(content: object) -> Iterator[tuple[str, str, np.ndarray | TensorRecord
             inner = [(place, key, weights[key]) for key in weights]
         else:
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
-            inner = [(place, str(key), item) for key, item in items]
+            inner = [
+                (place, str(key) if isinstance(key, str | int) else str(number), item)
+                for number, (key, item) in enumerate(items)
+            ]
         waiting += reversed(inner)
 
 

@@ -96,7 +96,7 @@ class _Storage:
         return self.data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # optimizers were once pickled with tensors as keys
 class TensorRecord:
     """A tensor as a file describes it.
 

@@ -418,6 +418,15 @@ def test_names_a_tensor_that_is_no_plain_one_when_it_is_used(save, tensor, kind)
     assert source.array("b") == 1
 
 
+def test_keys_of_every_kind(save):
+    """Tensors as keys, as whole optimizers once had them, and keys that look like places."""
+    weight = torch.ones(2)
+    content = {"state": {weight: {"step": torch.zeros(1)}, 3: weight}, "state.3": torch.zeros(3)}
+    source = read_source(save(content))
+    assert list(source.tensors) == ["state.0.step", "state.3", "state.3'"]
+    assert [source.array(place).size for place in source.tensors] == [1, 2, 3]
+
+
 def test_lists_without_end_are_passed_over(save):
     endless = []
     endless.append(endless)

@@ -179,6 +179,17 @@ def test_a_source_is_not_overwritten(tmp_path, tiny_state, pt2ms, ms2pt):
     assert path.read_bytes() == before and not target.exists()
 
 
+def test_a_shard_is_not_overwritten(tmp_path, tiny_state, pt2ms):
+    shard = tmp_path / "model-00001-of-00001.safetensors"
+    safetensors.torch.save_file(tiny_state, shard)
+    before = shard.read_bytes()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(tiny_state, shard.name)}))
+    with pytest.raises(UserError, match="choose another --ckpt_path"):
+        pt2ms("--pt_path", index, "--ckpt_path", shard)
+    assert shard.read_bytes() == before
+
+
 @pytest.mark.parametrize("argument", ["--verfy", "--verif"])
 def test_an_unknown_flag_names_the_nearest(argument, tmp_path, source, pt2ms):
     with pytest.raises(UserError, match=r"unknown flag '--veri?f.*\(did you mean '--verify'\?\)"):
@@ -220,7 +231,7 @@ def test_a_process_ends_with_one_line_and_runs_nothing(tmp_path, save):
     process = run("convert/pt2ms.py", "--pt_path", source, "--ckpt_path", target)
     assert process.returncode == 1
     assert process.stdout == ""
-    assert process.stderr == f"error: cannot read {source}: it holds no tensors\n"
+    assert process.stderr == f"error: cannot read {source}: it holds no tensors of PyTorch's\n"
     assert not marker.exists() and not target.exists()
 
 
