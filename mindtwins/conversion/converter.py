@@ -90,7 +90,7 @@ def from_torch(
         "widened_from": sorted(set(fit.account.widened.values())),
         "filled": fit.account.filled,
     }
-    if len(source.classes) == classes and not drop_head:
+    if source.classes and len(source.classes) == classes and not drop_head:
         metadata["classes"] = list(source.classes)
     notes = (*selection.notes, _takes(fit.architecture))
     return Conversion(fit.tensors, metadata, fit.account, selection, notes)

@@ -38,6 +38,7 @@ class Source:
             to keys of `tensors`.
         classes: the names of the classes that OpenMMLab's projects keep beside it; empty if not.
         shards: the files that an index led to.
+        foreign: classes and functions that the file asks for and did not get: none of them ran.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Source:
     states: dict[str, dict[str, str]]
     classes: tuple[str, ...] = ()
     shards: tuple[Path, ...] = ()
+    foreign: tuple[str, ...] = ()
 
     def array(self, place: str) -> np.ndarray:
         """The values of one of `tensors`.
@@ -73,7 +75,7 @@ def read_source(path: str | Path) -> Source:
     try:
         with ThreadPoolExecutor(1) as executor:
             digest = executor.submit(hashlib.sha256, data)
-            content = _parse(path, data)
+            content, foreign = _parse(path, data)
             digest = digest.result()
         shards = ()
         if isinstance(content, _Shards):
@@ -93,18 +95,19 @@ def read_source(path: str | Path) -> Source:
     if not tensors:
         raise UserError(f"cannot read {path}: it holds no tensors of PyTorch's")
     states |= _averages(states)
-    return Source(path, digest.hexdigest(), tensors, states, _class_names(content), shards)
+    classes = _class_names(content)
+    return Source(path, digest.hexdigest(), tensors, states, classes, shards, tuple(foreign))
 
 
 class _Shards(dict):
     """What an index says: name of a tensor to the file that it lies in."""
 
 
-def _parse(path: Path, data: bytes) -> object:
-    """The content of a file; of an index, what it says."""
+def _parse(path: Path, data: bytes) -> tuple[object, list[str]]:
+    """The content of a file (of an index, what it says), and what it asked for and did not get."""
     form = identify(io.BytesIO(data))
     if form is SHARD_INDEX:
-        return _parse_index(data)
+        return _parse_index(data), []
     # Alone it lacks tensors, which no reader of an error about these would think of.
     shard = _SHARD.fullmatch(path.name)
     if shard and int(shard[3]) > 1:
@@ -112,7 +115,13 @@ def _parse(path: Path, data: bytes) -> object:
             f"it is one of {int(shard[3])} shards: give their index,"
             f" {shard[1]}{shard[4]}.index.json, which reads all of them"
         )
-    return parse_safetensors(data)[0] if form is SAFETENSORS else torch_files.load(io.BytesIO(data))
+    return _parse_weights(data)
+
+
+def _parse_weights(data: bytes) -> tuple[object, list[str]]:
+    if identify(io.BytesIO(data)) is SAFETENSORS:
+        return parse_safetensors(data)[0], []
+    return torch_files.load(io.BytesIO(data))
 
 
 def _parse_index(data: bytes) -> _Shards:
@@ -135,10 +144,7 @@ def _join(path: Path, shards: _Shards, digest: hashlib._Hash) -> dict[str, objec
         data = read_file(path.parent / file)
         digest.update(data)
         try:
-            is_safetensors = identify(io.BytesIO(data)) is SAFETENSORS
-            tensors = (
-                parse_safetensors(data)[0] if is_safetensors else torch_files.load(io.BytesIO(data))
-            )
+            tensors, _ = _parse_weights(data)
         except FormatError as error:
             raise FormatError(f"of its shard {file}: {error}") from error
         if isinstance(tensors, Mapping):

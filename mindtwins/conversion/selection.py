@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from mindtwins.checkpoint import list_names
 from mindtwins.conversion.kinds import Kinds, all_layouts, projects
 from mindtwins.conversion.layouts import Layout
 from mindtwins.conversion.readers import AVERAGE_PREFIX, Source
@@ -104,6 +105,8 @@ def select(
     found = {wrapper for full in place.names.values() for wrapper in _WRAPPERS.findall(full)}
     if wrappers := sorted(wrapper for wrapper in found if wrapper not in place.prefix):
         notes.append(f"names are read without {', '.join(map(repr, wrappers))} in them")
+    if passed_over := list_names("passed over", list(source.foreign)):
+        notes.append(f"{passed_over[0]}, which the file asks for: none of its code ran")
     places = {full: states[container][full] for full in place.names.values()}
     left_out = _left_out(source, container, states[container], place, places.values())
     return Selection(
@@ -225,28 +228,24 @@ def _left_out(
     used: Iterable[str],
 ) -> dict[str, str]:
     """Every tensor of the file outside the model, to the reason."""
-    used = set(used)
     average = f"{container}.{AVERAGE_PREFIX}" if container else AVERAGE_PREFIX
     averaged = {*source.states.get(average, {}).values()}
     inside = {lies: name for name, lies in names.items()}
-    beside = f"not under {place.prefix!r}, where the Twins model is"
-    elsewhere = f"not in {container!r}, whose weights are used"
-    return {
-        inside.get(lies, lies): (
-            beside
-            if lies in inside
-            else f"of {average!r}, a moving average"
-            if lies in averaged
-            else elsewhere
-        )
-        for lies in source.tensors
-        if lies not in used
-    }
+
+    def reason(lies: str) -> str:
+        if lies in inside:
+            return f"not under {place.prefix!r}, where the Twins model is"
+        if lies in averaged:
+            return f"of {average!r}, a moving average"
+        return f"not in {container!r}, whose weights are used"
+
+    rest = source.tensors.keys() - set(used)
+    return {inside.get(lies, lies): reason(lies) for lies in source.tensors if lies in rest}
 
 
 def _no_model(source: Source, kinds: Kinds, state_dict: str | None) -> str:
-    state = next(iter(source.states)) if state_dict is None else _keys_of(source, state_dict)[0]
-    names = source.states[state]
+    keys = source.states if state_dict is None else _keys_of(source, state_dict)
+    names = max((source.states[key] for key in keys), key=len)
     return (
         f"{source.path} is no Twins checkpoint: none of its tensors (the first is"
         f" {next(iter(names))}) has a name of these layouts: {', '.join(projects(kinds))}"

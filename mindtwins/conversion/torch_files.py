@@ -46,29 +46,33 @@ _STORAGES = {
 _DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4"), "uint64": np.dtype("<u8")}
 
 
-def load(file: BinaryIO) -> object:
+def load(file: BinaryIO) -> tuple[object, list[str]]:
     """What torch.save put into a file: tensors in dictionaries and lists.
 
     Reads the zip format and the one before torch 1.6. The tensors are `TensorRecord`s, whose
     values `as_array` gives; unknown objects are `Inert`.
+
+    Returns:
+        The content, and the names of the classes and functions that the file asks for and does not
+        get.
 
     Raises:
         FormatError: damaged, or another format.
     """
     form = identify(file)
     file.seek(0)
+    readers = {TORCH_ZIP: _load_zip, TORCH_LEGACY: _load_legacy}
+    if form not in readers:
+        raise FormatError(f"it is {form}" if form else _DAMAGED)
+    foreign: dict[str, None] = {}
     try:
-        if form is TORCH_ZIP:
-            return _load_zip(file)
-        if form is TORCH_LEGACY:
-            return _load_legacy(file)
+        return readers[form](file, foreign), list(foreign)
     except (FormatError, MemoryError):
         raise
     # A damaged file surfaces as whatever its program meets first: EOFError, KeyError, TypeError,
     # UnicodeDecodeError, UnpicklingError ... all of them mean the same here.
     except Exception as error:
         raise FormatError(_DAMAGED) from error
-    raise FormatError(f"it is {form}" if form else _DAMAGED)
 
 
 @dataclass
@@ -173,11 +177,18 @@ class _Unpickler(pickle._Unpickler):
 
     Args:
         file: at the start of a pickle.
+        foreign: takes the names that it asks for and does not get.
         find_storage: (key, dtype, number of elements, view) -> the storage.
     """
 
-    def __init__(self, file: BinaryIO, find_storage: Callable[..., _Storage] | None = None) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        foreign: dict[str, None],
+        find_storage: Callable[..., _Storage] | None = None,
+    ) -> None:
         super().__init__(file, encoding="utf-8", errors="replace")
+        self._foreign = foreign
         self._find_storage = find_storage
 
     def find_class(self, module: str, name: str) -> object:
@@ -186,6 +197,7 @@ class _Unpickler(pickle._Unpickler):
             return _BUILDERS[path]
         if module == "torch" or (module.startswith("torch.") and name in _STORAGES):
             return _Named(name)
+        self._foreign[path] = None
         return type(name, (Inert,), {"__module__": module})
 
     def persistent_load(self, identifier: Any) -> object:
@@ -283,7 +295,7 @@ _BUILDERS = {
 }
 
 
-def _load_zip(file: BinaryIO) -> object:
+def _load_zip(file: BinaryIO, foreign: dict[str, None]) -> object:
     data = memoryview(file.read())
     file.seek(0)
     with zipfile.ZipFile(file) as archive:
@@ -307,15 +319,15 @@ def _load_zip(file: BinaryIO) -> object:
             return _Storage(_ordered(dtype, swapped), size, content)
 
         with archive.open(pickled) as program:
-            return _Unpickler(io.BytesIO(program.read()), find_storage).load()
+            return _Unpickler(io.BytesIO(program.read()), foreign, find_storage).load()
 
 
-def _load_legacy(file: BinaryIO) -> object:
+def _load_legacy(file: BinaryIO, foreign: dict[str, None]) -> object:
     """Five pickles (two numbers, the writer's system, the object, keys), then the storages."""
     data = memoryview(file.read())
     file.seek(0)
     storages: dict[str, _Storage] = {}
-    _, _, system = (_Unpickler(file).load() for _ in range(3))
+    _, _, system = (_Unpickler(file, foreign).load() for _ in range(3))
     swapped = isinstance(system, Mapping) and system.get("little_endian") is False
 
     def find_storage(
@@ -328,9 +340,8 @@ def _load_legacy(file: BinaryIO) -> object:
         _, start, length = view
         return _Storage(dtype, length, base=root, start=start * (dtype.itemsize if dtype else 1))
 
-    content = _Unpickler(file, find_storage).load()
-    position = file.tell()
-    keys = _Unpickler(file).load()
+    content = _Unpickler(file, foreign, find_storage).load()
+    keys = _Unpickler(file, foreign).load()
     position = file.tell()
     for key in keys:
         (size,) = struct.unpack_from("<q", data, position)

@@ -224,8 +224,10 @@ def test_code_beside_the_weights_does_not_run(tmp_path, writer, kind):
     marker, path = tmp_path / "marker", tmp_path / "evil.pth"
     content = {"model": STATE, "args": payloads(marker)[kind], payloads(marker)[kind]: 1}
     torch.save(content, path, _use_new_zipfile_serialization=writer == "zip")
-    assert_is_state(state_of(read_source(path), "model"))
+    source = read_source(path)
+    assert_is_state(state_of(source, "model"))
     assert not marker.exists()
+    assert source.foreign
 
 
 @pytest.mark.parametrize("writer", ["zip", "legacy", "pickle"])

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,15 @@ def test_a_process_ends_with_one_line_and_runs_nothing(tmp_path, save):
     assert process.stdout == ""
     assert process.stderr == f"error: cannot read {source}: it holds no tensors of PyTorch's\n"
     assert not marker.exists() and not target.exists()
+
+
+def test_what_was_passed_over_is_said(tmp_path, save, tiny_state, pt2ms, capsys):
+    marker = tmp_path / "marker"
+    source = save({"model": tiny_state, "args": [types.SimpleNamespace(lr=1), Payload(marker)]})
+    pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt")
+    told = "passed over types.SimpleNamespace, posix.system, which the file asks for: none of its"
+    assert told in capsys.readouterr().out
+    assert not marker.exists()
 
 
 class FullDisk:

@@ -100,6 +100,7 @@ def test_a_backbone_without_its_head_is_a_classifier_without_one(convert, tiny_s
     assert conversion.metadata["num_classes"] == 0
     assert conversion.notes[-1].endswith("has no head: it gives pooled features")
     assert conversion.account.ignored.keys() == beside.keys()
+    assert "classes" not in conversion.metadata
     assert_is(conversion, body)
 
 
@@ -233,6 +234,13 @@ OTHER_ARCHITECTURES = {
     "PVT": ["patch_embed1.proj.weight", "block1.0.attn.kv.weight", "norm.weight"],
     "MiT": ["backbone.layers.0.0.projection.weight", "decode_head.conv_seg.weight"],
 }
+
+
+def test_the_state_dict_with_most_tensors_is_named(convert):
+    model = {"conva": torch.ones(1), "convb": torch.ones(1)}
+    content = {"optimizer": {"step": torch.ones(1)}, "model": model}
+    with pytest.raises(UserError, match=r"no Twins checkpoint: .*\(the first is conva\)"):
+        convert(content)
 
 
 @pytest.mark.parametrize("names", OTHER_ARCHITECTURES.values(), ids=list(OTHER_ARCHITECTURES))
