@@ -24,7 +24,7 @@ from benchmarks.torch_training import (
 )
 from mindtwins.classification.loss import SoftTargetCrossEntropy
 from mindtwins.reference import create_reference
-from mindtwins.reference.segmentors import create_segmentation_reference
+from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.reference.weights import randomize
 from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.training.groups import parameter_groups

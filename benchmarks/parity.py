@@ -23,7 +23,7 @@ from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import Comparison, verify
 from mindtwins.errors import UserError, run_cli
 from mindtwins.reference import create_reference
-from mindtwins.reference.segmentors import create_segmentation_reference
+from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.reference.weights import randomize
 
 HEAD = "| model | weights | worst map | PyTorch alone | logits | PyTorch alone |"

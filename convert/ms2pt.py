@@ -76,7 +76,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         " looks for in its files; default: whose names the weights came with, else official for a"
         " classifier and mmsegmentation for a segmentor",
     )
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 if __name__ == "__main__":

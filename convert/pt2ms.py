@@ -122,7 +122,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--report", type=Path, help="write the account of all tensors to this JSON file"
     )
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 def _check_paths(args: argparse.Namespace) -> None:

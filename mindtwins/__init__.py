@@ -14,9 +14,17 @@ _MODULES = {
     "list_models": "mindtwins.models.variants",
     "create_segmentor": "mindtwins.tasks",
     "list_segmentors": "mindtwins.tasks",
+    "load_model": "mindtwins.tasks",
 }
 
-__all__ = ["__version__", "create_model", "create_segmentor", "list_models", "list_segmentors"]
+__all__ = [
+    "__version__",
+    "create_model",
+    "create_segmentor",
+    "list_models",
+    "list_segmentors",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> Any:

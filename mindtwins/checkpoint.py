@@ -18,7 +18,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,11 @@ class Checkpoint:
     tensors: dict[str, np.ndarray]
     metadata: dict | None
     path: Path
+
+    def without(self, prefixes: tuple[str, ...]) -> Checkpoint:
+        """The same without the tensors whose names begin so."""
+        kept = {n: array for n, array in self.tensors.items() if not n.startswith(prefixes)}
+        return replace(self, tensors=kept)
 
 
 def check_suffix(path: str | os.PathLike) -> None:
@@ -149,6 +154,13 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     return Checkpoint(tensors, metadata, path)
 
 
+def as_checkpoint(source: str | os.PathLike | Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint itself, or the one in a file; None for none."""
+    if source is None or isinstance(source, Checkpoint):
+        return source
+    return load_checkpoint(source)
+
+
 def _check_format(path: Path) -> None:
     """Raise a UserError that says what to do with a file of another format than its name says."""
     if not path.is_file():
@@ -203,7 +215,7 @@ def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(tensors.items()):
         digest.update(f"\n{json.dumps([name, str(array.dtype), array.shape])}\n".encode())
-        digest.update(array.ravel())
+        digest.update(array.ravel().data)
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "mindtwins"
 # From below to above: a module imports from its own row and from those before it. Names are files
 # or folders of the package. What stands in one row with others does not know them.
 ORDER = (
+    ("console",),
     ("errors",),
     ("files", "cli", "formats"),
     ("tensor_files",),
@@ -101,7 +102,8 @@ def type_checking_lines(path: Path) -> set[int]:
 
 
 # Where a task's name may stand: its folder, the list of tasks, and the options.
-NAME_TASKS = {*TASKS, "tasks", "config/options.py"}
+# (The reference mirrors the folders.)
+NAME_TASKS = {*TASKS, "tasks", "config/options.py", "reference"}
 # Not within the name of a project such as MMSegmentation.
 NAMES = re.compile(rf"(?<!mm)(?<!ss)(?<!MM)({'|'.join([*TASKS, 'detection'])})")
 

@@ -146,7 +146,7 @@ def test_names_are_known_or_numbers(tmp_path):
 
 def test_the_device_is_told_whether_tf32_is_allowed(folder, monkeypatch):
     told = []
-    monkeypatch.setattr(infer, "use_device", lambda *arguments: told.append(arguments))
+    monkeypatch.setattr("mindtwins.execution.use_device", lambda *arguments: told.append(arguments))
     for allowed in ("false", "true"):
         with pytest.raises(UserError, match=r"missing\.ckpt does not exist"):
             run(
@@ -181,8 +181,12 @@ def test_unreadable_images_may_be_left_out(folder, tmp_path, capsys):
         *("--class_names", tmp_path / "names.txt", "--output_json", tmp_path / "out.json"),
         *("--output_png", tmp_path / "sheet.PNG"),
     ]
-    with pytest.raises(UserError, match=r"cannot read image .*b\.png"):
+    with pytest.raises(UserError, match=r"cannot read image .*b\.png.* or pass --skip_bad_images"):
         run(*arguments)
+    # What came before the bad one is there.
+    (found,) = json.loads((tmp_path / "out.json").read_text())
+    assert found["file"] == str(tmp_path / "a.png")
+    assert f"{tmp_path / 'a.png'}: $" in capsys.readouterr().out
     run(*arguments, "--skip_bad_images")
     assert "b.png (" in capsys.readouterr().out
     results = json.loads((tmp_path / "out.json").read_text())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from mindspore import nn
 
-from mindtwins.checkpoint import Checkpoint, load_into
+from mindtwins.checkpoint import Checkpoint
 from mindtwins.classification.layouts import LAYOUTS
+from mindtwins.classification.task import Classification
 from mindtwins.conversion.kinds import Shapes
 from mindtwins.conversion.recognize import Recognition, recognize
 from mindtwins.models.twins import ClassifierOutputs
 from mindtwins.models.variants import create_model, parameter_shapes, resolve_name
+from mindtwins.training.recorded import defaults
 
 
 class ClassifierKind:
@@ -41,12 +43,21 @@ class ClassifierKind:
     def architecture(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> dict:
         return {"num_classes": num_classes, "in_channels": in_channels}
 
+    def use(self, architecture: Mapping) -> dict:
+        preprocessing = defaults(Classification.preprocessing_options)
+        return {
+            "classes": None,
+            "preprocessing": {"interpolation": "bicubic", **preprocessing},
+            "data": defaults(Classification.data_options),
+        }
+
+    def create(self, checkpoint: Checkpoint) -> nn.Cell:
+        stated = checkpoint.metadata
+        architecture = {key: stated[key] for key in self.architecture_keys}
+        return create_model(stated["variant"], ckpt_path=checkpoint, **architecture)
+
     def palette(self, classes: int) -> list[list[int]]:
         return []
 
     def outputs(self, checkpoint: Checkpoint) -> nn.Cell:
-        metadata = checkpoint.metadata
-        architecture = {key: metadata[key] for key in self.architecture_keys}
-        model = create_model(metadata["variant"], **architecture, **metadata["dialect"])
-        load_into(model, checkpoint)
-        return ClassifierOutputs(model)
+        return ClassifierOutputs(self.create(checkpoint))

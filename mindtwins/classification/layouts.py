@@ -52,7 +52,7 @@ LAYOUTS = (
         "classification",
         (*MMSEGMENTATION_BACKBONE, *norm("norm")),
         Dialect(),
-        ReferenceModel("mindtwins.reference.segmentors:create_backbone_reference"),
+        ReferenceModel("mindtwins.reference.segmentation:create_backbone_reference"),
         optional=(
             ("head.", "a backbone of MMSegmentation has no head"),
             ("norm.", "a backbone of MMSegmentation has no final norm"),

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mindtwins.classification.transforms import EvaluationTransform
 from mindtwins.data.decode import read_pictures
+from mindtwins.errors import UserError
 
 
 def classify(
@@ -19,12 +20,14 @@ def classify(
     files: Sequence[Path],
     names: Sequence[str],
     top_k: int,
+    batch_size: int = 1,
     skip_bad_images: bool = False,
 ) -> Iterator[dict]:
     """Yield the `top_k` likeliest classes of each image file.
 
     Args:
         names: of the classes, by number.
+        batch_size: images that the model sees at once.
         skip_bad_images: tell of unreadable images instead of raising.
 
     Yields:
@@ -35,14 +38,36 @@ def classify(
         UserError: a file is no readable image (with `skip_bad_images`: none is).
     """
     bar = tqdm(files, unit="image", leave=False, disable=None)
-    for file, picture in read_pictures(bar, skip_bad_images):
-        pixels = transform(picture)[None]
-        logits = model(Tensor(pixels)).asnumpy()[0].astype(np.float64)
+    size = transform.image_size
+    rows = min(batch_size, len(files))
+    waiting: list[str] = []
+    images = np.zeros((rows, 3, size, size), np.float32)
+    try:
+        for file, picture in read_pictures(bar, skip_bad_images):
+            transform(picture, out=images[len(waiting)])
+            waiting.append(str(file))
+            if len(waiting) == rows:
+                yield from _likeliest(model, images, waiting, names, top_k)
+                waiting = []
+    except UserError:  # an image after those that wait
+        yield from _likeliest(model, images, waiting, names, top_k)
+        raise
+    yield from _likeliest(model, images, waiting, names, top_k)
+
+
+def _likeliest(
+    model: nn.Cell, images: np.ndarray, files: Sequence[str], names: Sequence[str], top_k: int
+) -> Iterator[dict]:
+    """The predictions of a batch, one for each file; rows without a file are padding."""
+    if not files:
+        return
+    batch = model(Tensor(images)).asnumpy().astype(np.float64)
+    for file, logits in zip(files, batch, strict=False):
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         yield {
-            "file": str(file),
+            "file": file,
             "classes": best.tolist(),
             "names": [names[i] for i in best],
             "probabilities": probabilities[best].tolist(),

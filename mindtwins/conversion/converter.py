@@ -85,6 +85,7 @@ def from_torch(
         "task": layout.task,
         "variant": fit.variant,
         **fit.architecture,
+        **kind.use(fit.architecture),
         "dialect": _stated(layout.dialect_of(fit.variant)),
         "source": {"file": source.path.name, "sha256": source.sha256, "layout": layout.project},
         "widened_from": sorted(set(fit.account.widened.values())),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from mindspore import nn
@@ -54,6 +55,12 @@ class ModelKind(Protocol):
     def architecture(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> dict:
         """The arguments that build the model, as a checkpoint states them."""
 
+    def use(self, architecture: Mapping) -> dict:
+        """What a checkpoint of published weights says of its use: classes, preprocessing, data."""
+
+    def create(self, checkpoint: Checkpoint) -> nn.Cell:
+        """The model that a checkpoint of known metadata holds, with its weights."""
+
     def palette(self, classes: int) -> list[list[int]]:
         """The colors of the classes (red, green, blue); none where they are not drawn."""
 
@@ -87,6 +94,31 @@ def find_layout(kinds: Kinds, project: str, task: str) -> Layout:
     raise UserError(
         f"{project} has no names for models of {task}: choose one of {', '.join(others)}"
     )
+
+
+def identified(kinds: Kinds, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the task, the variant and the architecture in its metadata.
+
+    What it does not state itself is read off the names and shapes of its parameters.
+
+    Raises:
+        UserError: it holds no model of these kinds.
+    """
+    task = task_of(kinds, checkpoint)
+    stated = {"task": task, **(checkpoint.metadata or {})}
+    if "variant" not in stated:
+        kind = kinds[task]
+        shapes = {name: array.shape for name, array in checkpoint.tensors.items()}
+        recognized = kind.recognize(shapes)
+        if not recognized.exact:
+            raise UserError(
+                f"{checkpoint.path} is no model of {task} that is known here ({recognized.seen})"
+            )
+        classes = next((shapes[name][0] for name in kind.head if name in shapes), 0)
+        channels = shapes[kind.stem][1] if kind.stem in shapes else 3
+        stated |= kind.architecture(recognized.variant, classes, channels, shapes)
+        stated["variant"] = recognized.variant
+    return replace(checkpoint, metadata=stated)
 
 
 def task_of(kinds: Kinds, checkpoint: Checkpoint) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mindtwins.reference.segmentors import FFN, ConditionalPositionEncoding, PatchEmbed
+from mindtwins.reference.segmentation import FFN, ConditionalPositionEncoding, PatchEmbed
 from mindtwins.reference.twins import _SR_RATIOS, _TABLE, GSA, LSA, _initialize
 
 

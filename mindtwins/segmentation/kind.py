@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from mindspore import nn
 
-from mindtwins.checkpoint import Checkpoint, load_into
+from mindtwins.checkpoint import Checkpoint
 from mindtwins.conversion.kinds import Shapes
 from mindtwins.conversion.recognize import Recognition, recognize
+from mindtwins.segmentation import ade20k
 from mindtwins.segmentation.layouts import LAYOUTS
 from mindtwins.segmentation.overlay import distinct_colors
 from mindtwins.segmentation.segmentor import SegmentorOutputs
+from mindtwins.segmentation.task import Segmentation
 from mindtwins.segmentation.variants import (
     DEFAULT_CLASSES,
     Widths,
@@ -21,6 +23,7 @@ from mindtwins.segmentation.variants import (
     resolve_widths,
     segmentor_shapes,
 )
+from mindtwins.training.recorded import defaults
 
 _BACKBONE = "backbone."
 _HEADS = ("decode_head", "auxiliary_head")
@@ -72,15 +75,26 @@ class SegmentorKind:
             "auxiliary_channels": widths.auxiliary_channels,
         }
 
+    def use(self, architecture: Mapping) -> dict:
+        """As ADE20K's where there are as many classes, which the published segmentors have."""
+        preprocessing = defaults(Segmentation.preprocessing_options) | {"image_size": 512}
+        is_ade20k = architecture["num_classes"] == len(ade20k.CLASSES)
+        return {
+            "classes": list(ade20k.CLASSES) if is_ade20k else None,
+            "preprocessing": {"interpolation": "bilinear", **preprocessing},
+            "data": {"dataset": "ade20k" if is_ade20k else "pairs"},
+        }
+
+    def create(self, checkpoint: Checkpoint) -> nn.Cell:
+        stated = checkpoint.metadata
+        architecture = {key: stated[key] for key in self.architecture_keys if key in stated}
+        return create_segmentor(stated["variant"], ckpt_path=checkpoint, **architecture)
+
     def palette(self, classes: int) -> list[list[int]]:
         return [list(color) for color in distinct_colors(classes)]
 
     def outputs(self, checkpoint: Checkpoint) -> nn.Cell:
-        metadata = checkpoint.metadata
-        architecture = {key: metadata[key] for key in self.architecture_keys}
-        model = create_segmentor(metadata["variant"], **architecture, **metadata["dialect"])
-        load_into(model, checkpoint)
-        return SegmentorOutputs(model)
+        return SegmentorOutputs(self.create(checkpoint))
 
     def _widths(self, name: str, seen: Shapes) -> Widths:
         published = default_widths(name)

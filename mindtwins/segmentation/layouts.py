@@ -52,7 +52,7 @@ _CLASSIFIER = (
     (r"backbone\.(norm|head)\.(weight|bias)", "of the classifier, which segmentation does not use"),
 )
 
-_REFERENCE = "mindtwins.reference.segmentors:create_segmentor_reference"
+_REFERENCE = "mindtwins.reference.segmentation:create_segmentation_reference"
 
 LAYOUTS = (
     Layout(
@@ -74,7 +74,7 @@ LAYOUTS = (
             *_SSSEGMENTATION_HEADS,
         ),
         DIALECT,
-        ReferenceModel(_REFERENCE, rename="mindtwins.reference.segmentors:rename_sssegmentation"),
+        ReferenceModel(_REFERENCE, rename="mindtwins.reference.segmentation:rename_sssegmentation"),
         container="model",
     ),
     # The official segmentation code is built on MMSegmentation 0.x.

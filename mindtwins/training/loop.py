@@ -74,6 +74,7 @@ class Trainer:
         self.world = join_world(config.distribute)
         train_data, test_data = task.find_data("train"), task.find_data("val")
         task.check_same_classes(train_data, test_data)
+        self.config = config = task.config
         self.loader = task.training_loader(train_data, self.world)
         self.steps_per_epoch = config.epoch_steps or self.loader.steps_per_epoch
         self.last_step = config.epoch_size * self.steps_per_epoch

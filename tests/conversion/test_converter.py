@@ -46,6 +46,15 @@ def test_metadata_says_where_it_came_from(save, tiny_state):
         "variant": "svt_tiny",
         "num_classes": 10,
         "in_channels": 3,
+        "classes": None,
+        "preprocessing": {
+            "image_size": 224,
+            "crop_pct": 0.875,
+            "interpolation": "bicubic",
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+        },
+        "data": {"dataset": "imagefolder", "val_split": "val"},
         "dialect": {
             "window_padding": "zeros",
             "patch_rounding": "floor",

@@ -11,9 +11,9 @@ from mindtwins.errors import UserError
 from mindtwins.models.variants import VARIANTS, parameter_shapes
 from mindtwins.reference import create_reference
 from mindtwins.reference.mmpretrain import create_mmpretrain_reference
-from mindtwins.reference.segmentors import (
+from mindtwins.reference.segmentation import (
     create_backbone_reference,
-    create_segmentor_reference,
+    create_segmentation_reference,
     rename_sssegmentation,
 )
 from mindtwins.segmentation.variants import segmentor_shapes
@@ -25,7 +25,7 @@ def state_names(layout, variant, head="upernet"):
     with torch.device("meta"):
         if layout.task == "segmentation":
             official = layout.project == "official"
-            model = create_segmentor_reference(f"{head}_{variant}", official_names=official)
+            model = create_segmentation_reference(f"{head}_{variant}", official_names=official)
         elif layout.project == "mmsegmentation":
             model = create_backbone_reference(variant)
         elif layout.project == "mmpretrain":

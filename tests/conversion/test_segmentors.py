@@ -16,9 +16,9 @@ from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import format_table, verify
 from mindtwins.errors import UserError
 from mindtwins.reference import create_reference
-from mindtwins.reference.segmentors import (
+from mindtwins.reference.segmentation import (
     create_backbone_reference,
-    create_segmentor_reference,
+    create_segmentation_reference,
 )
 from mindtwins.reference.weights import randomize
 from mindtwins.segmentation.variants import segmentor_shapes
@@ -31,7 +31,7 @@ GLOBAL = "backbone.layers.1.1.attn.attn"
 @functools.cache
 def state(layout, head="upernet", **widths):
     """A random svt_tiny with 12 classes as the project's code holds it; not to be changed."""
-    reference = create_segmentor_reference(
+    reference = create_segmentation_reference(
         f"{head}_svt_tiny", 12, official_names=layout == "official", **widths
     )
     tensors = dict(randomize(reference, seed=1).state_dict())
@@ -105,6 +105,20 @@ def test_metadata_says_where_it_came_from(save):
         "in_channels": 3,
         "channels": 64,
         "auxiliary_channels": 32,
+        "classes": None,
+        "preprocessing": {
+            "image_size": 512,
+            "resize_scale": [2048, 512],
+            "interpolation": "bilinear",
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "test_mode": "whole",
+            "test_crop": 512,
+            "test_stride": 341,
+            "test_ratios": [1.0],
+            "test_flip": False,
+        },
+        "data": {"dataset": "pairs"},
         "dialect": {
             "window_padding": "mask",
             "patch_rounding": "ceil",
@@ -198,7 +212,7 @@ def test_names_the_tensor_that_does_not_fit(convert, change, message):
 def test_another_model_than_asked_for(convert):
     with pytest.raises(UserError, match=r"holds upernet_svt_tiny, not fpn_svt_tiny \(head: upern"):
         convert(state("mmsegmentation"), model="fpn_svt_tiny")
-    with pytest.raises(UserError, match="unknown segmentor 'svt_tiny': did you mean 'fpn_svt_tin"):
+    with pytest.raises(UserError, match=r"unknown segmentor 'svt_tiny' \(did you mean 'fpn_svt"):
         convert(state("mmsegmentation"), model="svt_tiny")
 
 
@@ -282,7 +296,7 @@ def test_from_one_project_to_another(save, tmp_path, pt2ms, ms2pt, capsys):
     ms2pt(*back, "--layout", "mmsegmentation")
     found = torch.load(tmp_path / "back.pth")["state_dict"]
     assert_same_bits(found, state("mmsegmentation"))
-    create_segmentor_reference("upernet_svt_tiny", 12).load_state_dict(found, strict=True)
+    create_segmentation_reference("upernet_svt_tiny", 12).load_state_dict(found, strict=True)
     assert "note:" not in capsys.readouterr().out
     ms2pt(*back, "--layout", "official")
     printed = capsys.readouterr().out
@@ -338,7 +352,7 @@ class TestWhatMMSegmentationLooksFor:
 
     def test_names_of_another_head_are_not_taken(self, save, convert):
         source = {"state_dict": state("mmsegmentation"), "meta": {"CLASSES": self.names[:9]}}
-        assert "classes" not in from_torch(read_source(save(source)), KINDS).metadata
+        assert from_torch(read_source(save(source)), KINDS).metadata["classes"] is None
 
     def test_counters_of_batch_norms_are_there(self, save, tmp_path, pt2ms, ms2pt):
         found = self.back(save, tmp_path, pt2ms, ms2pt, {})["state_dict"]
@@ -353,7 +367,7 @@ def test_a_classifier_becomes_a_backbone_and_it_is_said(tmp_path, save, pt2ms, m
     target = tmp_path / "back.pth"
     ms2pt("--ckpt_path", tmp_path / "x.ckpt", "--pt_path", target, "--layout", "mmsegmentation")
     found = torch.load(target, weights_only=True)
-    segmentor = create_segmentor_reference("fpn_svt_tiny", 5)
+    segmentor = create_segmentation_reference("fpn_svt_tiny", 5)
     missing, unexpected = segmentor.backbone.load_state_dict(found, strict=False)
     assert not unexpected and all(name.startswith("norm_list.") for name in missing)
     bias = found["layers.1.1.ffn.layers.0.0.bias"]

@@ -6,7 +6,7 @@ import torch
 from mindtwins.conversion.converter import from_torch
 from mindtwins.conversion.readers import read_source
 from mindtwins.errors import UserError
-from mindtwins.reference.segmentors import create_segmentor_reference
+from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.reference.weights import randomize
 from mindtwins.tasks import KINDS
 
@@ -29,7 +29,7 @@ def shifted(state):
 
 @pytest.fixture(scope="module")
 def segmentor():
-    return dict(randomize(create_segmentor_reference("fpn_svt_tiny", 3)).state_dict())
+    return dict(randomize(create_segmentation_reference("fpn_svt_tiny", 3)).state_dict())
 
 
 def assert_is(conversion, state):
@@ -100,7 +100,7 @@ def test_a_backbone_without_its_head_is_a_classifier_without_one(convert, tiny_s
     assert conversion.metadata["num_classes"] == 0
     assert conversion.notes[-1].endswith("has no head: it gives pooled features")
     assert conversion.account.ignored.keys() == beside.keys()
-    assert "classes" not in conversion.metadata
+    assert conversion.metadata["classes"] is None
     assert_is(conversion, body)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mindtwins.reference.segmentors import create_segmentor_reference
+from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.segmentation.complexity import count, format_summary
 
 
@@ -16,7 +16,7 @@ from mindtwins.segmentation.complexity import count, format_summary
     ],
 )
 def test_torch_counts_the_same(name, size, rounding):
-    reference = create_segmentor_reference(name, patch_rounding=rounding, official_names=True)
+    reference = create_segmentation_reference(name, patch_rounding=rounding, official_names=True)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         reference.stages(torch.zeros(1, 3, size, size))
     parts = count(name, size, patch_rounding=rounding)

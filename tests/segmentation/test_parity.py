@@ -15,7 +15,7 @@ from parity import (
 
 import mindtwins
 from mindtwins.conversion.verify import TOLERATED
-from mindtwins.reference.segmentors import create_segmentor_reference
+from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.reference.weights import amplify, randomize
 from mindtwins.segmentation.segmentor import SegmentorOutputs
 
@@ -30,7 +30,7 @@ OFFICIAL = {
 
 def pair(name, weights=randomize, **options):
     """A segmentor and the reference with the same random weights and batch statistics."""
-    reference = weights(create_segmentor_reference(name, official_names=True, **options))
+    reference = weights(create_segmentation_reference(name, official_names=True, **options))
     segmentor = mindtwins.create_segmentor(name, **options)
     copy_weights(reference, segmentor)
     return segmentor, reference
@@ -164,7 +164,7 @@ def test_parity_fails_under_each_mistake(mistake):
     ms.set_context(mode=ms.PYNATIVE_MODE)
     options, spoil = MISTAKES[mistake]
     name = "upernet_svt_tiny"
-    reference = amplify(randomize(create_segmentor_reference(name, official_names=True)))
+    reference = amplify(randomize(create_segmentation_reference(name, official_names=True)))
     segmentor = mindtwins.create_segmentor(name, **options)
     copy_weights(reference, segmentor)
     images = photographs(100, 164)

@@ -9,7 +9,7 @@ import torch
 from parity import copy_weights, name_in_torch, on_or_off
 
 import mindtwins
-from mindtwins.reference.segmentors import create_segmentor_reference
+from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.segmentation.dataset import IGNORED
 from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.training.groups import parameter_groups
@@ -38,7 +38,7 @@ def test_steps_equal_pytorchs(name: str):
     rng = np.random.default_rng(0)
     weights = (1.0, 0.4) if name.startswith("upernet") else (1.0,)
     reference = on_or_off(
-        create_segmentor_reference(name, num_classes=CLASSES, official_names=True)
+        create_segmentation_reference(name, num_classes=CLASSES, official_names=True)
     ).train()
     model = mindtwins.create_segmentor(name, num_classes=CLASSES)
     copy_weights(reference, model)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mindtwins.reference import create_reference
-from mindtwins.reference.segmentors import (
+from mindtwins.reference.segmentation import (
     create_backbone_reference,
-    create_segmentor_reference,
+    create_segmentation_reference,
 )
 from mindtwins.reference.weights import randomize
 
@@ -30,7 +30,7 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count(name, official):
     with torch.device("meta"):
-        reference = create_segmentor_reference(name, official_names=official)
+        reference = create_segmentation_reference(name, official_names=official)
     assert sum(p.numel() for p in reference.parameters()) == PARAMETERS[name]
 
 
@@ -58,8 +58,8 @@ def to_mmsegmentation(official):
     "name", ["fpn_svt_tiny", pytest.param("upernet_pcpvt_small", marks=pytest.mark.slow)]
 )
 def test_both_sets_of_names_compute_the_same(name):
-    official = randomize(create_segmentor_reference(name, 5, official_names=True))
-    other = create_segmentor_reference(name, 5)
+    official = randomize(create_segmentation_reference(name, 5, official_names=True))
+    other = create_segmentation_reference(name, 5)
     other.load_state_dict(to_mmsegmentation(official.state_dict()))
     images = torch.randn(1, 3, 99, 163, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -81,6 +81,8 @@ def test_the_key_converters_backbone_computes_the_same(name):
 
 
 def test_randomized_statistics_are_nowhere_trivial():
-    for name, buffer in randomize(create_segmentor_reference("upernet_svt_tiny")).named_buffers():
+    for name, buffer in randomize(
+        create_segmentation_reference("upernet_svt_tiny")
+    ).named_buffers():
         if "running" in name:
             assert buffer.std() > 0.1, name
