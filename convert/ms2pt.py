@@ -26,15 +26,19 @@ def main(argv: list[str]) -> None:
     check_outputs({"--pt_path": args.pt_path}, [args.ckpt_path])
     checkpoint = load_checkpoint(args.ckpt_path)
     layout = choose_layout(checkpoint, KINDS, args.layout)
-    tensors = to_torch(checkpoint, KINDS, layout)
+    export = to_torch(checkpoint, KINDS, layout)
     with replaced_file(args.pt_path) as temporary:
         if args.pt_path.suffix == ".safetensors":
-            write_safetensors(temporary, tensors, {"format": "pt"})
+            write_safetensors(temporary, export.tensors, {"format": "pt"})
         else:
             with temporary.open("wb") as file:
-                torch_files.save(file, tensors)
-    print(f"wrote {args.pt_path}: {len(tensors)} tensors in the {layout.project} layout")
-    for line in _differences(checkpoint, layout):
+                torch_files.save(file, export.content)
+    print(f"wrote {args.pt_path}: {len(export.tensors)} tensors in the {layout.project} layout")
+    for reason in dict.fromkeys(export.left_out.values()):
+        names = [name for name, why in export.left_out.items() if why == reason]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        print(f"left out, {reason}: {names[0]}{more}")
+    for line in (*export.notes, *_differences(checkpoint, layout)):
         print(line)
 
 
@@ -68,8 +72,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--layout",
         choices=sorted(projects(KINDS)),
-        help="whose names the target has (timm kept the official ones); default: whose names the"
-        " weights came with, else official for a classifier and mmsegmentation for a segmentor",
+        help="whose names the target has (timm kept the official ones), and what else that project"
+        " looks for in its files; default: whose names the weights came with, else official for a"
+        " classifier and mmsegmentation for a segmentor",
     )
     return parser.parse(argv)
 

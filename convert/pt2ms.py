@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mindtwins.checkpoint import check_suffix, save_checkpoint
+from mindtwins.checkpoint import check_suffix, write_checkpoint
 from mindtwins.cli import Parser
 from mindtwins.conversion.converter import Conversion, from_torch
 from mindtwins.conversion.readers import Source, read_source
 from mindtwins.errors import UserError, run_cli
 from mindtwins.execution import use_device
-from mindtwins.files import atomic_write, check_outputs
+from mindtwins.files import atomic_write, check_outputs, replaced_file
 from mindtwins.tasks import KINDS
+from mindtwins.tensor_files import FormatError
 
 if TYPE_CHECKING:
     from mindtwins.conversion.verify import Comparison
@@ -32,50 +33,74 @@ def main(argv: list[str]) -> None:
     verify = _import_verify() if args.verify else None
     use_device("CPU")  # whatever else there is: the limits are those of its float32
     source = read_source(args.pt_path)
-    conversion = from_torch(source, KINDS, args.model, args.num_classes, args.drop_head)
+    _check_outputs(args, source.shards)
+    conversion = from_torch(
+        source,
+        KINDS,
+        args.model,
+        args.num_classes,
+        args.drop_head,
+        args.state_dict,
+        args.prefix,
+    )
     print(_summary(source, conversion))
 
-    # Under another name until it is proven, so that a failure leaves what was there before.
-    written = args.ckpt_path.with_name(
-        f".{args.ckpt_path.stem}.{os.getpid()}.unverified{args.ckpt_path.suffix}"
-    )
     comparisons = []
-    try:
-        save_checkpoint(written, conversion.tensors, conversion.metadata)
+    # Beside its place until it is proven, so that a failure leaves what was there before.
+    with replaced_file(args.ckpt_path) as written:
+        _write(args.ckpt_path, written, conversion)
         if verify is not None:
-            comparisons = verify.verify(written, source, KINDS, conversion.account.used, print)
+            comparisons = verify.verify(written, source, KINDS, conversion, print)
             print(verify.format_table(comparisons))
         failed = [row for row in comparisons if not row.passed]
         if args.report is not None:
-            _write_report(args.report, source, conversion, comparisons)
+            _write_report(args.report, conversion, comparisons)
         if failed:
             raise UserError(
                 f"{args.ckpt_path} was not written: the converted model differs from"
                 f" {args.pt_path} by more than rounding in {len(failed)} of {len(comparisons)} rows"
             )
-        os.replace(written, args.ckpt_path)
-    finally:
-        written.unlink(missing_ok=True)
     print(f"wrote {args.ckpt_path} ({args.ckpt_path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _write(ckpt_path: Path, written: Path, conversion: Conversion) -> None:
+    try:
+        write_checkpoint(written, conversion.tensors, conversion.metadata)
+    except FormatError as error:
+        raise UserError(f"cannot write {ckpt_path}: {error}") from error
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="pt2ms.py",
         description="Convert a PyTorch checkpoint of a Twins model to MindSpore: classifiers with"
-        " official or timm names, segmentors of MMSegmentation, sssegmentation and the official"
-        " code, backbones of MMSegmentation's key converter. Which it is, is recognized. Every"
-        " tensor is accounted for; code in the file never runs.",
+        " official, timm's or MMPretrain's names, segmentors of MMSegmentation, sssegmentation and"
+        " the official code, backbones of MMSegmentation's key converter. Which it is, is"
+        " recognized, also below a wrapper's prefix. Every tensor is accounted for; code in the"
+        " file never runs.",
     )
     parser.add_argument(
         "--pt_path",
         type=Path,
         required=True,
-        help="source: .pth, .pt or .bin (torch.save, zip or legacy format) or .safetensors;"
-        " bare or under model, state_dict, model_ema or ema (the first that is there)",
+        help="source: a file of torch.save (.pth, .pt, .bin, .ckpt, in the zip or the legacy"
+        " format), .safetensors, or the .index.json of shards, by its content",
     )
     parser.add_argument(
         "--ckpt_path", type=Path, required=True, help="target: .ckpt or .safetensors"
+    )
+    parser.add_argument(
+        "--state_dict",
+        "--key",
+        metavar="KEY",
+        help="the key of the state dict in the source, such as model, model_ema, state_dict_ema or"
+        " ema_ (mmcv's average among the weights); default: the one of a Twins model, weights"
+        " before their moving average",
+    )
+    parser.add_argument(
+        "--prefix",
+        help="what the names of the source's tensors begin with, such as student. or backbone.;"
+        " default: the one under which they fit",
     )
     parser.add_argument(
         "--model", help="the variant that the source has to be; default: recognized from shapes"
@@ -103,7 +128,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _check_paths(args: argparse.Namespace) -> None:
     """Find out before the work whether its result has a place."""
     check_suffix(args.ckpt_path)
-    check_outputs({"--ckpt_path": args.ckpt_path, "--report": args.report}, [args.pt_path])
+    _check_outputs(args)
+
+
+def _check_outputs(args: argparse.Namespace, shards: Sequence[Path] = ()) -> None:
+    outputs = {"--ckpt_path": args.ckpt_path, "--report": args.report}
+    check_outputs(outputs, [args.pt_path, *shards])
 
 
 def _import_verify() -> ModuleType:
@@ -120,18 +150,19 @@ def _import_verify() -> ModuleType:
 
 def _summary(source: Source, conversion: Conversion) -> str:
     """What was read, recognized, used, ignored, widened and filled, a line each."""
-    account, metadata = conversion.account, conversion.metadata
-    container = f" under {source.container!r}" if source.container else ""
-    prefix = f", each name without {source.prefix!r}" if source.prefix else ""
+    account, metadata, selection = conversion.account, conversion.metadata, conversion.selection
+    container = f" under {selection.container!r}" if selection.container else ""
+    prefix = f", each name without {selection.prefix!r}" if selection.prefix else ""
     count = sum(
         array.size for name, array in conversion.tensors.items() if ".bn.moving_" not in name
     )
     lines = [
-        f"read {source.path}: {len(source.tensors)} tensors{container}{prefix}",
+        f"read {source.path}: {len(selection.names)} tensors{container}{prefix}",
         f"recognized {metadata['variant']}, {metadata['num_classes']} classes:"
         f" {count:,} parameters, {len(account.used)} tensors used",
         f"names of the {metadata['source']['layout']} code, which computes with"
         f" {', '.join(f'{field} {value}' for field, value in metadata['dialect'].items())}",
+        *conversion.notes,
     ]
     lines += _by_value("widened to float32, values unchanged, from", account.widened)
     lines += _by_value("ignored,", account.ignored)
@@ -149,11 +180,10 @@ def _by_value(what: str, table: dict[str, str]) -> list[str]:
     return lines
 
 
-def _write_report(
-    path: Path, source: Source, conversion: Conversion, comparisons: list[Comparison]
-) -> None:
+def _write_report(path: Path, conversion: Conversion, comparisons: list[Comparison]) -> None:
+    selection = conversion.selection
     report = {
-        "source": {"container": source.container, "prefix": source.prefix},
+        "source": {"container": selection.container, "prefix": selection.prefix},
         "metadata": conversion.metadata,
         "account": asdict(conversion.account),
         "verification": [asdict(row) | {"passed": row.passed} for row in comparisons],

@@ -15,6 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mindtwins.errors import UserError
-from mindtwins.files import replaced_file
+from mindtwins.files import check_readable, replaced_file
+from mindtwins.formats import MINDSPORE, SAFETENSORS, SHARD_INDEX, TORCH_LEGACY, TORCH_ZIP, identify
 from mindtwins.tensor_files import (
     FormatError,
     read_ckpt,
@@ -51,6 +54,9 @@ DIGEST_KEY = "mindtwins.sha256"
 SEAL_KEY = "mindtwins.seal"
 
 _DAMAGED = "its content does not match its checksum: the file is damaged or was cut short"
+
+# What only PyTorch calls a parameter: the weights and statistics of norms.
+_TORCH_NAME = re.compile(r"(norm\w*|bn)(\.\d+)?\.(weight|running_mean)$")
 
 # How many names an error message lists before it only counts.
 _NAMES_SHOWN = 4
@@ -98,17 +104,27 @@ def save_checkpoint(
             be written.
     """
     check_suffix(path)
-    text = json.dumps(metadata, sort_keys=True)
-    digest = _digest(text, tensors)
     try:
         with replaced_file(path) as temporary:
-            if temporary.suffix == ".ckpt":
-                write_ckpt(temporary, {METADATA_KEY: text, **tensors, DIGEST_KEY: digest})
-            else:
-                seal = json.dumps({METADATA_KEY: text, DIGEST_KEY: digest})
-                write_safetensors(temporary, tensors, {SEAL_KEY: seal})
+            write_checkpoint(temporary, tensors, metadata)
     except FormatError as error:
         raise UserError(f"cannot write {path}: {error}") from error
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping) -> None:
+    """As `save_checkpoint`, in place: for a file that is not at its path yet.
+
+    Raises:
+        FormatError: an array that the format cannot hold.
+        OSError: it cannot be written.
+    """
+    text = json.dumps(metadata, sort_keys=True)
+    digest = _digest(text, tensors)
+    if path.suffix == ".ckpt":
+        write_ckpt(path, {METADATA_KEY: text, **tensors, DIGEST_KEY: digest})
+    else:
+        seal = json.dumps({METADATA_KEY: text, DIGEST_KEY: digest})
+        write_safetensors(path, tensors, {SEAL_KEY: seal})
 
 
 def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
@@ -117,14 +133,17 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     Raises:
         UserError: the file is missing, a directory, empty, of another format, cut or damaged.
     """
-    check_suffix(path)
     path = Path(path)
+    _check_format(path)
+    check_suffix(path)
     try:
         if path.suffix == ".ckpt":
             tensors, seal = read_ckpt(path)
         else:
             tensors, texts = read_safetensors(path)
             seal = _unpack_seal(texts)
+            if not seal and any(map(_TORCH_NAME.search, tensors)):
+                raise UserError(_to_convert(path))
         metadata = _check_seal(tensors, seal)
     except FormatError as error:
         raise UserError(f"cannot load {path}: {error}") from error
@@ -140,6 +159,34 @@ def as_checkpoint(source: str | os.PathLike | Checkpoint | None) -> Checkpoint |
     if source is None or isinstance(source, Checkpoint):
         return source
     return load_checkpoint(source)
+
+
+def _check_format(path: Path) -> None:
+    """Raise a UserError that says what to do with a file of another format than its name says."""
+    if not path.is_file():
+        return
+    check_readable(path)
+    with path.open("rb") as file:
+        form = identify(file)
+    if form in (TORCH_ZIP, TORCH_LEGACY, SHARD_INDEX):
+        raise UserError(_to_convert(path))
+    named = {".ckpt": MINDSPORE, ".safetensors": SAFETENSORS}
+    if form in named.values():
+        if path.suffix in named and named[path.suffix] is not form:
+            suffix = next(suffix for suffix in named if named[suffix] is form)
+            raise UserError(f"cannot load {path}: it is {form.name}: rename it to end in {suffix}")
+    elif form is not None:
+        raise UserError(f"cannot load {path}: it is {form.name}, not a checkpoint")
+
+
+def _to_convert(path: Path) -> str:
+    target = shlex.quote(f"{path.with_suffix('.ckpt').name}")
+    if path.suffix == ".ckpt":
+        target = shlex.quote(f"{path.stem}_converted.ckpt")
+    return (
+        f"{path} holds PyTorch's weights: convert it first, with python convert/pt2ms.py"
+        f" --pt_path {shlex.quote(str(path))} --ckpt_path {target}"
+    )
 
 
 def _unpack_seal(texts: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,10 @@ array that a format would lose or change on the way.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -109,7 +112,11 @@ def write_safetensors(
     try:
         safetensors.numpy.save_file(checked, path, dict(metadata))
     except safetensors.SafetensorError as error:
-        raise OSError(str(error)) from error
+        # The library's words for the system's, whose number is at their end.
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise OSError(str(error)) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -119,20 +126,28 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         UserError: the file is missing, a directory, empty or unreadable.
         FormatError: it is no .safetensors file.
     """
-    data = read_file(path)
+    return parse_safetensors(read_file(path))
+
+
+def parse_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """As `read_safetensors`, of a file's bytes.
+
+    Raises:
+        FormatError: they are not of a .safetensors file.
+    """
     arrays = {}
     try:
-        with safetensors.safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
+        entries = safetensors.deserialize(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         # From the bytes: safe_open's NumPy arrays lack bfloat16 unless some package adds it.
-        for name, entry in sorted(safetensors.deserialize(data)):
+        for name, entry in sorted(entries):
             _require(entry["dtype"] in _DTYPES, f"{name} in it has the type {entry['dtype']}")
             flat = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
             arrays[name] = flat.reshape(entry["shape"])
     # ValueError: dimensions beyond NumPy's, beside a 0.
     except (safetensors.SafetensorError, ValueError) as error:
         raise FormatError(_unsound(".safetensors file")) from error
-    return arrays, metadata
+    return arrays, header.get("__metadata__", {})
 
 
 def _checked(name: str, array: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "mindtwins"
 ORDER = (
     ("console",),
     ("errors",),
-    ("files", "cli"),
+    ("files", "cli", "formats"),
     ("tensor_files",),
     ("checkpoint",),
     ("config",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 from mindspore import nn
 
@@ -57,5 +56,8 @@ class ClassifierKind:
         architecture = {key: stated[key] for key in self.architecture_keys}
         return create_model(stated["variant"], ckpt_path=checkpoint, **architecture)
 
-    def outputs(self, name: str, ckpt_path: Path, architecture: Mapping) -> nn.Cell:
-        return ClassifierOutputs(create_model(name, ckpt_path=ckpt_path, **architecture))
+    def palette(self, classes: int) -> list[list[int]]:
+        return []
+
+    def outputs(self, checkpoint: Checkpoint) -> nn.Cell:
+        return ClassifierOutputs(self.create(checkpoint))

@@ -3,7 +3,7 @@ of the model is filled, and what does not add up is an error that names the tens
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +40,7 @@ def match_parameters(
     tensors: Mapping[str, np.ndarray],
     names: Mapping[str, tuple[str, ...]],
     shapes: Mapping[str, tuple[int, ...]],
+    spell: Callable[[str], str] = str,
 ) -> tuple[dict[str, np.ndarray], Account]:
     """Match a source's tensors with a model's parameters.
 
@@ -48,6 +49,7 @@ def match_parameters(
         names: source name to the names of the parameters that its rows fill, one after the other;
             none for a tensor without a place.
         shapes: parameter name to shape: what has to be filled.
+        spell: a parameter's name -> what the source would call it, for the error.
 
     Returns:
         The model's parameters in its order, float32 and contiguous, and the account.
@@ -57,7 +59,8 @@ def match_parameters(
             not finite.
     """
     sources = {ours: theirs for theirs, parts in names.items() for ours in parts}
-    problems = list_names("lacks", [name for name in shapes if name not in sources])
+    missing = [spell(name) for name in shapes if name not in sources]
+    problems = list_names("lacks", list(dict.fromkeys(missing)))
     problems += list_names(
         "has no use for",
         [theirs for theirs, parts in names.items() if not parts or not shapes.keys() >= {*parts}],

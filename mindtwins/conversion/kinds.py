@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 from mindspore import nn
@@ -62,8 +61,11 @@ class ModelKind(Protocol):
     def create(self, checkpoint: Checkpoint) -> nn.Cell:
         """The model that a checkpoint of known metadata holds, with its weights."""
 
-    def outputs(self, name: str, ckpt_path: Path, architecture: Mapping) -> nn.Cell:
-        """The model with its weights, as a cell that gives all its maps and logits in order."""
+    def palette(self, classes: int) -> list[list[int]]:
+        """The colors of the classes (red, green, blue); none where they are not drawn."""
+
+    def outputs(self, checkpoint: Checkpoint) -> nn.Cell:
+        """A checkpoint's model, as a cell that gives all its maps and logits in order."""
 
 
 Kinds = Mapping[str, ModelKind]
@@ -91,13 +93,6 @@ def find_layout(kinds: Kinds, project: str, task: str) -> Layout:
     others = [layout.project for layout in kinds[task].layouts]
     raise UserError(
         f"{project} has no names for models of {task}: choose one of {', '.join(others)}"
-    )
-
-
-def recognize_layout(kinds: Kinds, names: Collection[str]) -> Layout:
-    """The layout that has names of ours for most of these names of theirs."""
-    return max(
-        all_layouts(kinds), key=lambda layout: sum(bool(layout.to_ours(name)) for name in names)
     )
 
 

@@ -90,6 +90,10 @@ class Layout:
         dialect: what that project's models compute with these weights.
         reference: verifies files with these names.
         ignored: pairs (regular expression of their names, reason to leave those tensors out).
+        dialects: what they compute where that depends on the family, by family.
+        container: the key under which that project's code looks for the state dict; "" for none.
+        optional: pairs (how our names begin, reason), of what the way back leaves out unless the
+            weights came with it.
     """
 
     project: str
@@ -98,6 +102,9 @@ class Layout:
     dialect: Dialect
     reference: ReferenceModel
     ignored: tuple[tuple[str, str], ...] = BUFFERS
+    dialects: Mapping[str, Dialect] = field(default_factory=dict)
+    container: str = ""
+    optional: tuple[tuple[str, str], ...] = ()
 
     def to_ours(self, name: str) -> tuple[str, ...]:
         """Our names for what their tensor holds; none if the table has none."""
@@ -118,6 +125,11 @@ class Layout:
     def reason_to_ignore(self, name: str) -> str | None:
         """Why a tensor of theirs has no place in a model; None if it is not known to have none."""
         return next((why for pattern, why in self.ignored if re.fullmatch(pattern, name)), None)
+
+    def dialect_of(self, variant: str) -> Dialect:
+        """What a model of theirs computes with its weights."""
+        families = (d for family, d in self.dialects.items() if family in variant.split("_"))
+        return next(families, self.dialect)
 
     @cached_property
     def _forwards(self) -> list[tuple[re.Pattern, Rule]]:
@@ -200,5 +212,17 @@ MMSEGMENTATION_BACKBONE = (
     *layer("patch_embeds.{i}.projection", "patch_embeds.{i}.proj"),
     *norm("patch_embeds.{i}.norm"),
     *under("layers.{i}.{j}.", "blocks.{i}.{j}.", _MMSEGMENTATION_BLOCK),
+    *layer("position_encodings.{i}.proj", "pos_block.{i}.proj.0"),
+)
+_MMPRETRAIN_BLOCK = (
+    # Attention as in the official code, the rest as in MMSegmentation.
+    *(rule for rule in _OFFICIAL_BLOCK if not rule.theirs.startswith("mlp.")),
+    *layer("ffn.layers.0.0", "mlp.fc1"),
+    *layer("ffn.layers.1", "mlp.fc2"),
+)
+MMPRETRAIN_BACKBONE = (
+    *layer("patch_embeds.{i}.projection", "patch_embeds.{i}.proj"),
+    *norm("patch_embeds.{i}.norm"),
+    *under("stages.{i}.{j}.", "blocks.{i}.{j}.", _MMPRETRAIN_BLOCK),
     *layer("position_encodings.{i}.proj", "pos_block.{i}.proj.0"),
 )

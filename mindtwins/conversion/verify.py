@@ -10,7 +10,7 @@ itself in float64 on the same pictures and weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from sklearn.datasets import load_sample_images
 
 from mindtwins.checkpoint import load_checkpoint
 from mindtwins.conversion.accounting import widen
+from mindtwins.conversion.converter import Conversion
 from mindtwins.conversion.kinds import Kinds, find_layout
 from mindtwins.conversion.readers import Source
 from mindtwins.data.normalize import Normalize
@@ -71,16 +72,16 @@ def verify(
     ckpt_path: Path,
     source: Source,
     kinds: Kinds,
-    names: Iterable[str],
+    conversion: Conversion,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Comparison]:
     """Compare the model in a converted checkpoint with the reference that holds its source.
 
     Args:
-        ckpt_path: what the conversion wrote.
-        source: what it read.
+        ckpt_path: what was written.
+        source: what was read.
         kinds: the kinds of models that it may be, by task.
-        names: the tensors of the source that it used.
+        conversion: which of the source's tensors the model is.
         progress: is told what is being done.
 
     Returns:
@@ -89,19 +90,28 @@ def verify(
     Raises:
         UserError: the checkpoint does not load.
     """
-    metadata = load_checkpoint(ckpt_path).metadata
+    checkpoint = load_checkpoint(ckpt_path)
+    metadata = checkpoint.metadata
     kind = kinds[metadata["task"]]
     architecture = {key: metadata[key] for key in kind.architecture_keys}
     layout = find_layout(kinds, metadata["source"]["layout"], metadata["task"])
     reference = layout.reference.build(metadata["variant"], architecture)
-    state = {name: torch.tensor(widen(source.tensors[name])) for name in names}
+    selection = conversion.selection
+    state = {
+        name: torch.tensor(widen(source.array(selection.places[full])))
+        for name, full in selection.names.items()
+        if full in conversion.account.used
+    }
     # What the source lacks is all zeros in the file: both get what the reference starts with.
-    new = {name: reference.state_dict()[name].clone() for name in metadata["filled"]}
-    reference.load_state_dict(layout.reference.renamed(state) | new)
+    theirs = {name: layout.to_theirs(name, ()) for name in metadata["filled"]}
+    theirs = {name: next(iter(layout.reference.renamed({theirs[name]: None}))) for name in theirs}
+    new = {name: reference.state_dict()[theirs[name]].clone() for name in theirs}
+    renamed = layout.reference.renamed(state)
+    reference.load_state_dict(renamed | {theirs[name]: new[name] for name in new})
     images = photographs(metadata["in_channels"], *kind.verified_size)
     comparisons = []
     with _graph_mode():
-        model = kind.outputs(metadata["variant"], ckpt_path, architecture)
+        model = kind.outputs(checkpoint)
         for parameter in model.get_parameters():
             if parameter.name in new:
                 parameter.set_data(Tensor(new[parameter.name].numpy()))

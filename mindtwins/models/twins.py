@@ -55,12 +55,14 @@ class Dialect:
             pads them with zeros to a whole one (MMSegmentation).
         block_epsilon: of the norms before attention and MLP, after a stage, and of the final norm.
         embed_epsilon: of the norms after the patch embedding and after the sub-sampling.
+        sr_epsilon: of those after the sub-sampling where it is another (MMPretrain's PCPVT).
     """
 
     window_padding: str = "zeros"
     patch_rounding: str = "floor"
     block_epsilon: float = 1e-6
     embed_epsilon: float = 1e-5
+    sr_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         for field, choices in (
@@ -279,9 +281,8 @@ class Backbone(nn.Cell):
             channels, heads = embed_dims[stage], num_heads[stage]
             if family == "svt" and index % 2 == 0:
                 return LocallyGroupedAttention(channels, heads, dialect.window_padding)
-            return GlobalSubsampledAttention(
-                channels, heads, sr_ratios[stage], dialect.embed_epsilon
-            )
+            epsilon = dialect.embed_epsilon if dialect.sr_epsilon is None else dialect.sr_epsilon
+            return GlobalSubsampledAttention(channels, heads, sr_ratios[stage], epsilon)
 
         inputs = (in_channels, *embed_dims)
         self.patch_embeds = nn.CellList(

@@ -88,6 +88,7 @@ def create_model(
     block_epsilon: float | None = None,
     embed_epsilon: float | None = None,
     new_head: bool = False,
+    sr_epsilon: float | None = None,
 ) -> nn.Cell:
     """Build a Twins model for images (N, in_channels, H, W) of at least 32 x 32 pixels.
 
@@ -101,9 +102,9 @@ def create_model(
             state of a training, those are left out.
         features_only: give the four stages' maps (N, C, H, W), of strides 4, 8, 16 and 32.
         drop_path_rate: stochastic depth rate of the last block.
-        window_padding, patch_rounding, block_epsilon, embed_epsilon: conventions in which
-            implementations differ, see `Dialect`. Left out, they are the checkpoint's, else those
-            of the official classification code (and timm's zero padding).
+        window_padding, patch_rounding, block_epsilon, embed_epsilon, sr_epsilon: conventions in
+            which implementations differ, see `Dialect`. Left out, they are the checkpoint's, else
+            those of the official classification code (and timm's zero padding).
         new_head: the head is initialized rather than loaded.
 
     Returns:
@@ -127,6 +128,7 @@ def create_model(
         patch_rounding=patch_rounding,
         block_epsilon=block_epsilon,
         embed_epsilon=embed_epsilon,
+        sr_epsilon=sr_epsilon,
     )
 
     model = _build(name, num_classes, in_channels, features_only, drop_path_rate, dialect)

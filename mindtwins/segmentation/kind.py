@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 from mindspore import nn
 
@@ -12,6 +11,7 @@ from mindtwins.conversion.kinds import Shapes
 from mindtwins.conversion.recognize import Recognition, recognize
 from mindtwins.segmentation import ade20k
 from mindtwins.segmentation.layouts import LAYOUTS
+from mindtwins.segmentation.overlay import distinct_colors
 from mindtwins.segmentation.segmentor import SegmentorOutputs
 from mindtwins.segmentation.task import Segmentation
 from mindtwins.segmentation.variants import (
@@ -90,8 +90,11 @@ class SegmentorKind:
         architecture = {key: stated[key] for key in self.architecture_keys if key in stated}
         return create_segmentor(stated["variant"], ckpt_path=checkpoint, **architecture)
 
-    def outputs(self, name: str, ckpt_path: Path, architecture: Mapping) -> nn.Cell:
-        return SegmentorOutputs(create_segmentor(name, ckpt_path=ckpt_path, **architecture))
+    def palette(self, classes: int) -> list[list[int]]:
+        return [list(color) for color in distinct_colors(classes)]
+
+    def outputs(self, checkpoint: Checkpoint) -> nn.Cell:
+        return SegmentorOutputs(self.create(checkpoint))
 
     def _widths(self, name: str, seen: Shapes) -> Widths:
         published = default_widths(name)

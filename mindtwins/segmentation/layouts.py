@@ -64,6 +64,7 @@ LAYOUTS = (
         ),
         DIALECT,
         ReferenceModel(_REFERENCE),
+        container="state_dict",
     ),
     Layout(
         "sssegmentation",
@@ -74,6 +75,7 @@ LAYOUTS = (
         ),
         DIALECT,
         ReferenceModel(_REFERENCE, rename="mindtwins.reference.segmentation:rename_sssegmentation"),
+        container="model",
     ),
     # The official segmentation code is built on MMSegmentation 0.x.
     Layout(
@@ -94,5 +96,6 @@ LAYOUTS = (
             },
         ),
         (*BUFFERS, *_CLASSIFIER),
+        container="state_dict",
     ),
 )

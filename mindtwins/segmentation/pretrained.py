@@ -1,4 +1,4 @@
-"""A segmentor's backbone from a classifier's checkpoint, as every published segmentor started."""
+"""A segmentor's backbone from a checkpoint that holds it; the published began as classifiers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mindtwins.checkpoint import expect_metadata, load_checkpoint, load_into
+from mindtwins.checkpoint import TRAINING_STATE, Checkpoint, load_checkpoint, load_into
+from mindtwins.errors import UserError
 from mindtwins.segmentation.segmentor import Segmentor
 
+_BACKBONE = "backbone."  # before its names in a model that has more than a classifier
 _LEFT_OUT = {
     "norm.": "the classifier's norm, which segmentation does not use",
     "head.": "the classifier's head, which segmentation does not use",
+    **dict.fromkeys(TRAINING_STATE, "the state of a training, not weights"),
 }
-_STAGE_NORMS = "backbone.norm_list."  # segmentation's own
+_NOT_BACKBONE = "not of the backbone"
+_STAGE_NORMS = "backbone.norm_list."  # not in a classifier
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,10 @@ def _module(name: str) -> str:
 
 
 def load_backbone(segmentor: Segmentor, ckpt_path: str | os.PathLike) -> BackboneReport:
-    """Fill the backbone from a classifier of the same variant, with or without a head.
+    """Fill the backbone from one of the same variant: a classifier's or another segmentor's.
 
-    The segmentor keeps its own dialect: the weights were made for classification, whose
+    The checkpoint may be of weights alone or of a step of a training; a classifier's may be without
+    a head. The segmentor keeps its own dialect: the weights may be made for classification, whose
     conventions differ, and are trained on.
 
     Args:
@@ -60,16 +65,31 @@ def load_backbone(segmentor: Segmentor, ckpt_path: str | os.PathLike) -> Backbon
         UserError: the checkpoint is none, or not of this backbone.
     """
     checkpoint = load_checkpoint(ckpt_path)
-    expect_metadata(checkpoint, task="classification", variant=segmentor.backbone_variant)
+    _expect_backbone(checkpoint, segmentor.backbone_variant)
     left_out = {
         name: reason
         for name in checkpoint.tensors
         for prefix, reason in _LEFT_OUT.items()
         if name.startswith(prefix)
     }
-    used = {name: array for name, array in checkpoint.tensors.items() if name not in left_out}
-    renamed = replace(checkpoint, tensors={f"backbone.{name}": used[name] for name in used})
-    load_into(segmentor.backbone, renamed, allow_missing=(_STAGE_NORMS,))
+    rest = [name for name in checkpoint.tensors if name not in left_out]
+    renamed = {name: f"{_BACKBONE}{name}" for name in rest}
+    if any(name.startswith(_BACKBONE) for name in rest):
+        renamed = {name: name for name in rest if name.startswith(_BACKBONE)}
+        left_out |= {name: _NOT_BACKBONE for name in rest if name not in renamed}
+    tensors = {renamed[name]: checkpoint.tensors[name] for name in renamed}
+    load_into(
+        segmentor.backbone, replace(checkpoint, tensors=tensors), allow_missing=(_STAGE_NORMS,)
+    )
     fresh = [parameter.name for parameter in segmentor.get_parameters()]
-    fresh = [name for name in fresh if name not in renamed.tensors]
-    return BackboneReport(checkpoint.path, tuple(used), left_out, tuple(fresh))
+    fresh = [name for name in fresh if name not in tensors]
+    return BackboneReport(checkpoint.path, tuple(renamed), left_out, tuple(fresh))
+
+
+def _expect_backbone(checkpoint: Checkpoint, variant: str) -> None:
+    """Raise a UserError if a checkpoint states another; a segmentor's name ends in its own."""
+    stated = (checkpoint.metadata or {}).get("variant", variant)
+    if stated != variant and not stated.endswith(f"_{variant}"):
+        raise UserError(
+            f"{checkpoint.path} is a checkpoint of {stated}, whose backbone is not {variant}"
+        )

@@ -91,6 +91,7 @@ def create_segmentor(
     auxiliary_channels: int | None = None,
     synchronize: bool = False,
     new_head: bool = False,
+    sr_epsilon: float | None = None,
 ) -> Segmentor:
     """Build a segmentor for images (N, in_channels, H, W) of at least 32 x 32 pixels.
 
@@ -104,9 +105,9 @@ def create_segmentor(
             `load_checkpoint` made of it), loaded strictly; the state of a training is left out.
         in_channels: channels of the images.
         drop_path_rate: stochastic depth rate of the last block.
-        window_padding, patch_rounding, block_epsilon, embed_epsilon: conventions in which
-            implementations differ, see `Dialect`. Left out, they are the checkpoint's, else those
-            of MMSegmentation.
+        window_padding, patch_rounding, block_epsilon, embed_epsilon, sr_epsilon: conventions in
+            which implementations differ, see `Dialect`. Left out, they are the checkpoint's, else
+            those of MMSegmentation.
         channels, auxiliary_channels: widths of the decode head and of UPerNet's auxiliary head.
             Left out, they are the checkpoint's, else the published ones.
         synchronize: in training, batch norms take the statistics of all ranks.
@@ -135,6 +136,7 @@ def create_segmentor(
         patch_rounding=patch_rounding,
         block_epsilon=block_epsilon,
         embed_epsilon=embed_epsilon,
+        sr_epsilon=sr_epsilon,
     )
     recorded = (checkpoint.metadata or {}) if checkpoint is not None else {}
     widths = resolve_widths(

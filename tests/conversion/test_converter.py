@@ -94,7 +94,6 @@ def test_narrow_floats_are_widened_and_it_is_said(convert, tiny_state, dtype):
         ({"blocks.2.1.mlp.fc1.bias": None}, r"svt_tiny: it lacks blocks\.2\.1\.mlp\.fc1\.bias$"),
         ({"patch_embeds.1.proj.weight": None}, r"it lacks patch_embeds\.1\.proj\.weight$"),
         ({"head.weight": None}, r"head\.weight"),
-        ({"head.weight": None, "head.bias": None}, r"lacks head\.weight, head\.bias$"),
         ({"cls_token": torch.zeros(1, 1, 32)}, r"it has no use for cls_token$"),
         ({"blocks.0.0.attn.kv.bias": torch.zeros(64)}, r"no use for blocks\.0\.0\.attn\.kv\.bias$"),
         ({"norm.bias": torch.zeros(127)}, r"norm\.bias \(127,\) instead of \(128,\)$"),
@@ -181,8 +180,12 @@ class TestHead:
         assert not any(name.startswith("head.") for name in conversion.tensors)
         assert conversion.account.filled == {}
 
-    def test_a_source_without_head(self, convert, tiny_state):
+    def test_a_source_without_head_is_told(self, convert, tiny_state):
         no_head = {"head.weight": None, "head.bias": None}
+        conversion = convert(tiny_state, no_head)
+        assert conversion.metadata["num_classes"] == 0
+        told = "the model takes RGB pictures and has no head: it gives pooled features"
+        assert conversion.notes == (told,)
         assert convert(tiny_state, no_head, num_classes=0).metadata["num_classes"] == 0
         with pytest.raises(UserError, match=r"lacks head\.weight, head\.bias"):
             convert(tiny_state, no_head, num_classes=10)
@@ -195,10 +198,12 @@ class TestHead:
 
 
 def test_other_input_channels(convert):
-    state = create_reference("svt_tiny", 10, in_channels=5).state_dict()
-    conversion = convert(state)
-    assert conversion.metadata["in_channels"] == 5
-    assert conversion.tensors["patch_embeds.0.proj.weight"].shape == (32, 5, 4, 4)
+    for channels, words in ((1, "pictures of 1 channel (gray)"), (5, "pictures of 5 channels")):
+        state = create_reference("svt_tiny", 10, in_channels=channels).state_dict()
+        conversion = convert(state)
+        assert conversion.metadata["in_channels"] == channels
+        assert conversion.tensors["patch_embeds.0.proj.weight"].shape == (32, channels, 4, 4)
+        assert conversion.notes == (f"the model takes {words} and gives 10 classes",)
 
 
 @pytest.mark.parametrize("layout", ["official", "timm"])
@@ -207,7 +212,7 @@ def test_there_and_back_through_a_file(convert, tiny_state, tmp_path, layout, su
     conversion = convert(tiny_state)
     save_checkpoint(tmp_path / f"x{suffix}", conversion.tensors, conversion.metadata)
     checkpoint = load_checkpoint(tmp_path / f"x{suffix}")
-    back = to_torch(checkpoint, KINDS, choose_layout(checkpoint, KINDS, layout))
+    back = to_torch(checkpoint, KINDS, choose_layout(checkpoint, KINDS, layout)).tensors
     assert back.keys() == tiny_state.keys()
     for name, tensor in tiny_state.items():
         np.testing.assert_array_equal(

@@ -1,12 +1,16 @@
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from mindtwins.conversion.kinds import all_layouts, find_layout, recognize_layout
+from mindtwins.conversion.kinds import all_layouts, find_layout
+from mindtwins.conversion.readers import Source
+from mindtwins.conversion.selection import select
 from mindtwins.errors import UserError
 from mindtwins.models.variants import VARIANTS, parameter_shapes
 from mindtwins.reference import create_reference
+from mindtwins.reference.mmpretrain import create_mmpretrain_reference
 from mindtwins.reference.segmentation import (
     create_backbone_reference,
     create_segmentation_reference,
@@ -24,6 +28,8 @@ def state_names(layout, variant, head="upernet"):
             model = create_segmentation_reference(f"{head}_{variant}", official_names=official)
         elif layout.project == "mmsegmentation":
             model = create_backbone_reference(variant)
+        elif layout.project == "mmpretrain":
+            model = create_mmpretrain_reference(variant)
         else:
             model = create_reference(variant)
     return [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
@@ -71,7 +77,11 @@ def test_recognizes_its_names(layout):
     expected = (
         find_layout(KINDS, "official", "classification") if layout.project == "timm" else layout
     )
-    assert recognize_layout(KINDS, theirs) is expected
+    places = dict.fromkeys(filter(None, theirs))
+    source = Source(Path("x.pth"), "", places, {"": {name: name for name in places}})
+    selection = select(source, KINDS)
+    assert selection.layout is expected
+    assert (selection.prefix, list(selection.names)) == ("", list(places))
 
 
 CLASSIFICATION = [
@@ -82,6 +92,18 @@ CLASSIFICATION = [
     ("pos_block.1.proj.0.weight", "pos_block.1.proj.0.weight"),
     ("norm.weight", "norm.gamma"),
     ("head.bias", "head.bias"),
+]
+MMPRETRAIN = [
+    ("backbone.patch_embeds.0.projection.bias", "patch_embeds.0.proj.bias"),
+    ("backbone.patch_embeds.3.norm.weight", "patch_embeds.3.norm.gamma"),
+    ("backbone.stages.2.17.attn.kv.weight", "blocks.2.17.attn.kv.weight"),
+    ("backbone.stages.2.16.attn.qkv.bias", "blocks.2.16.attn.qkv.bias"),
+    ("backbone.stages.0.1.attn.norm.bias", "blocks.0.1.attn.norm.beta"),
+    ("backbone.stages.1.0.ffn.layers.0.0.weight", "blocks.1.0.mlp.fc1.weight"),
+    ("backbone.stages.1.0.ffn.layers.1.bias", "blocks.1.0.mlp.fc2.bias"),
+    ("backbone.position_encodings.3.proj.weight", "pos_block.3.proj.0.weight"),
+    ("backbone.norm_after_stage3.weight", "norm.gamma"),
+    ("head.fc.bias", "head.bias"),
 ]
 MMSEGMENTATION = [
     ("backbone.patch_embeds.0.projection.bias", "backbone.patch_embeds.0.proj.bias"),
@@ -117,6 +139,7 @@ SSSEGMENTATION = [
     ("project", "task", "theirs", "ours"),
     [
         *(("official", "classification", *pair) for pair in CLASSIFICATION),
+        *(("mmpretrain", "classification", *pair) for pair in MMPRETRAIN),
         *(("mmsegmentation", "segmentation", *pair) for pair in MMSEGMENTATION),
         *(("sssegmentation", "segmentation", *pair) for pair in SSSEGMENTATION),
     ],

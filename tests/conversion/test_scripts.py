@@ -1,9 +1,12 @@
 """The two command lines, from file to file."""
 
+import errno
+import io
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,8 @@ import safetensors.torch
 import torch
 
 from mindtwins import create_model
-from mindtwins.checkpoint import load_checkpoint
+from mindtwins.checkpoint import load_checkpoint, save_checkpoint
+from mindtwins.conversion import torch_files
 from mindtwins.errors import UserError
 from mindtwins.models import list_models
 from mindtwins.reference import create_reference
@@ -95,7 +99,7 @@ def test_verification_report_and_summary(tmp_path, source, tiny_state, pt2ms, ca
     report = json.loads(report_path.read_text())
     assert report["source"] == {"container": "model", "prefix": "module."}
     assert report["metadata"] == load_checkpoint(tmp_path / "x.ckpt").metadata
-    assert report["account"]["used"].keys() == tiny_state.keys()
+    assert report["account"]["used"].keys() == {f"module.{name}" for name in tiny_state}
     assert len(report["verification"]) == 10
     assert all(row["passed"] for row in report["verification"])
     printed = capsys.readouterr().out
@@ -176,6 +180,17 @@ def test_a_source_is_not_overwritten(tmp_path, tiny_state, pt2ms, ms2pt):
     assert path.read_bytes() == before and not target.exists()
 
 
+def test_a_shard_is_not_overwritten(tmp_path, tiny_state, pt2ms):
+    shard = tmp_path / "model-00001-of-00001.safetensors"
+    safetensors.torch.save_file(tiny_state, shard)
+    before = shard.read_bytes()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(tiny_state, shard.name)}))
+    with pytest.raises(UserError, match="choose another --ckpt_path"):
+        pt2ms("--pt_path", index, "--ckpt_path", shard)
+    assert shard.read_bytes() == before
+
+
 @pytest.mark.parametrize("argument", ["--verfy", "--verif"])
 def test_an_unknown_flag_names_the_nearest(argument, tmp_path, source, pt2ms):
     with pytest.raises(UserError, match=r"unknown flag '--veri?f.*\(did you mean '--verify'\?\)"):
@@ -192,6 +207,8 @@ def test_verification_names_the_package_that_is_missing(tmp_path, source, pt2ms,
 
 
 class Payload:
+    """Unpickling this would run a command."""
+
     def __init__(self, marker):
         self.marker = marker
 
@@ -199,18 +216,122 @@ class Payload:
         return os.system, (f"touch {self.marker}",)
 
 
-def test_a_process_ends_with_one_line_and_runs_nothing(tmp_path, save):
-    marker, target = tmp_path / "marker", tmp_path / "x.ckpt"
-    source = save({"model": Payload(marker)})
-    process = subprocess.run(
-        [sys.executable, "convert/pt2ms.py", "--pt_path", source, "--ckpt_path", target],
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
+
+
+def test_a_process_ends_with_one_line_and_runs_nothing(tmp_path, save):
+    marker, target = tmp_path / "marker", tmp_path / "x.ckpt"
+    source = save({"model": Payload(marker)})
+    process = run("convert/pt2ms.py", "--pt_path", source, "--ckpt_path", target)
     assert process.returncode == 1
     assert process.stdout == ""
-    assert process.stderr.startswith(f"error: cannot read {source}: it holds more than tensors")
-    assert process.stderr.count("\n") == 1
+    assert process.stderr == f"error: cannot read {source}: it holds no tensors of PyTorch's\n"
     assert not marker.exists() and not target.exists()
+
+
+def test_what_was_passed_over_is_said(tmp_path, save, tiny_state, pt2ms, capsys):
+    marker = tmp_path / "marker"
+    source = save({"model": tiny_state, "args": [types.SimpleNamespace(lr=1), Payload(marker)]})
+    pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt")
+    told = "passed over types.SimpleNamespace, posix.system, which the file asks for: none of its"
+    assert told in capsys.readouterr().out
+    assert not marker.exists()
+
+
+class FullDisk:
+    """Takes as many bytes as there is room for."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if len(data) > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= len(data)
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room", [0, 1000, 100_000, 1_000_000])
+def test_a_full_disk_is_said_in_the_systems_words(room):
+    with pytest.raises(OSError, match="No space left on device"):
+        torch_files.save(FullDisk(io.BytesIO(), room), {"a": np.zeros(10**6, np.float32)})
+
+
+@pytest.mark.parametrize("script", ["ms2pt", "pt2ms"])
+def test_a_full_disk_names_the_users_file(tmp_path, source, pt2ms, ms2pt, monkeypatch, script):
+    pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt")
+    before = sorted(os.listdir(tmp_path))
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a temporary name")
+
+    if script == "ms2pt":
+        target = tmp_path / "y.pth"
+        monkeypatch.setattr(torch_files, "save", fail)
+        convert = lambda: ms2pt("--ckpt_path", tmp_path / "x.ckpt", "--pt_path", target)  # noqa: E731
+    else:
+        target = tmp_path / "y.ckpt"
+        monkeypatch.setattr("mindtwins.checkpoint.write_ckpt", fail)
+        convert = lambda: pt2ms("--pt_path", source, "--ckpt_path", target)  # noqa: E731
+    with pytest.raises(UserError, match=rf"^cannot write {target}: No space left on device$"):
+        convert()
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_the_state_of_a_training_is_left_out_and_it_is_said(
+    tmp_path, source, tiny_state, pt2ms, ms2pt, capsys
+):
+    pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt")
+    checkpoint = load_checkpoint(tmp_path / "x.ckpt")
+    state = {
+        "optimizer.exp_avg.norm.gamma": np.ones(128, np.float32),
+        "ema.norm.gamma": np.ones(128, np.float32),
+        "loss_scale.value": np.ones(1, np.float32),
+    }
+    step = tmp_path / "step_00000010.ckpt"
+    save_checkpoint(step, checkpoint.tensors | state, checkpoint.metadata)
+    ms2pt("--ckpt_path", step, "--pt_path", tmp_path / "back.pth")
+    assert_same_bits(torch.load(tmp_path / "back.pth", weights_only=True), tiny_state)
+    told = "left out, the state of a training, not weights: optimizer.exp_avg.norm.gamma and 2 more"
+    assert told in capsys.readouterr().out
+
+
+def test_key_and_prefix_choose(tmp_path, save, tiny_state, pt2ms):
+    other = {name: tensor + 1 for name, tensor in tiny_state.items()}
+    both = {f"student.{n}": t for n, t in tiny_state.items()}
+    both |= {f"teacher.{n}": t for n, t in other.items()}
+    source = save({"first": tiny_state, "state_dict_ema": both})
+    arguments = ("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt")
+    pt2ms(*arguments, "--state_dict", "state_dict_ema", "--prefix", "teacher")
+    found = load_checkpoint(tmp_path / "x.ckpt").tensors["norm.beta"]
+    np.testing.assert_array_equal(found, other["norm.bias"].numpy())
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "lightning.ckpt", "model.safetensors"])
+def test_pytorchs_weights_given_as_a_checkpoint_are_sent_to_the_conversion(
+    tmp_path, tiny_state, name
+):
+    path = tmp_path / name
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(tiny_state, path, {"format": "pt"})
+    else:
+        torch.save({"state_dict": tiny_state}, path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"holds PyTorch's weights: convert it") as caught:
+        load_checkpoint(path)
+    command = str(caught.value).split("with python ")[1].split()
+    assert command[:3] == ["convert/pt2ms.py", "--pt_path", str(path)]
+    process = run(*command[:-1], tmp_path / command[-1])
+    assert process.returncode == 0, process.stderr
+    assert "norm.gamma" in load_checkpoint(tmp_path / command[-1]).tensors
+    assert path.read_bytes() == before

@@ -15,6 +15,7 @@ from mindtwins.conversion.kinds import find_layout
 from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import format_table, verify
 from mindtwins.errors import UserError
+from mindtwins.reference import create_reference
 from mindtwins.reference.segmentation import (
     create_backbone_reference,
     create_segmentation_reference,
@@ -183,7 +184,7 @@ def test_the_segmentor_has_the_widths_of_its_checkpoint(convert, tmp_path):
     [
         (
             {f"{GLOBAL}.in_proj_bias": None},
-            r"lacks backbone\.blocks\.1\.1\.attn\.q\.bias, backbone\.blocks\.1\.1\.attn\.kv\.bias$",
+            r"lacks backbone\.layers\.1\.1\.attn\.attn\.in_proj_bias$",
         ),
         (
             {f"{GLOBAL}.in_proj_weight": torch.zeros(128, 64)},
@@ -192,7 +193,7 @@ def test_the_segmentor_has_the_widths_of_its_checkpoint(convert, tmp_path):
         ({f"{GLOBAL}.in_proj_bias": torch.full((192,), torch.nan)}, r"NaN values in .*proj_bias$"),
         (
             {"decode_head.bottleneck.bn.running_var": None},
-            r"lacks decode_head\.bottleneck\.bn\.moving_variance$",
+            r"lacks decode_head\.bottleneck\.bn\.running_var$",
         ),
         ({"decode_head.surplus": torch.zeros(3)}, r"no use for decode_head\.surplus$"),
         ({"decode_head.fpn_bottleneck.conv.weight": torch.tensor(1.0)}, r"conv\.weight \(\) inst"),
@@ -253,19 +254,17 @@ class TestBackboneOfTheKeyConverter:
         source = read_source(save(backbone))
         conversion = from_torch(source, KINDS)
         save_checkpoint(tmp_path / "x.ckpt", conversion.tensors, conversion.metadata)
-        rows = verify(tmp_path / "x.ckpt", source, KINDS, conversion.account.used)
+        rows = verify(tmp_path / "x.ckpt", source, KINDS, conversion)
         assert all(row.passed for row in rows), format_table(rows)
 
 
 def assert_same_bits(found, expected):
-    expected = {
-        name: tensor
-        for name, tensor in expected.items()
-        if not name.endswith("num_batches_tracked") and not re.search(r"e\.(norm|head)\.", name)
-    }
+    expected = {n: t for n, t in expected.items() if not re.search(r"e\.(norm|head)\.", n)}
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert torch.equal(found[name].view(torch.int32), tensor.view(torch.int32)), name
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(found[name].view(torch.int32), tensor.view(torch.int32)), name
+        assert found[name].dtype == tensor.dtype, name
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
@@ -284,7 +283,10 @@ def test_there_and_back(save, tmp_path, pt2ms, ms2pt, layout, head, suffix):
     path = save({"state_dict": source})
     pt2ms("--pt_path", path, "--ckpt_path", tmp_path / f"x{suffix}")
     ms2pt("--ckpt_path", tmp_path / f"x{suffix}", "--pt_path", tmp_path / "back.pth")
-    assert_same_bits(torch.load(tmp_path / "back.pth"), source)
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    container = "model" if layout == "sssegmentation" else "state_dict"
+    assert back.keys() == ({container} if container == "model" else {container, "meta"})
+    assert_same_bits(back[container], source)
 
 
 def test_from_one_project_to_another(save, tmp_path, pt2ms, ms2pt, capsys):
@@ -292,9 +294,8 @@ def test_from_one_project_to_another(save, tmp_path, pt2ms, ms2pt, capsys):
     pt2ms("--pt_path", path, "--ckpt_path", tmp_path / "x.ckpt")
     back = ("--ckpt_path", tmp_path / "x.ckpt", "--pt_path", tmp_path / "back.pth")
     ms2pt(*back, "--layout", "mmsegmentation")
-    found = torch.load(tmp_path / "back.pth")
+    found = torch.load(tmp_path / "back.pth")["state_dict"]
     assert_same_bits(found, state("mmsegmentation"))
-    # Without the counters that the layout leaves out, as torch loads it.
     create_segmentation_reference("upernet_svt_tiny", 12).load_state_dict(found, strict=True)
     assert "note:" not in capsys.readouterr().out
     ms2pt(*back, "--layout", "official")
@@ -316,13 +317,64 @@ def test_an_incomplete_checkpoint_does_not_go_back(convert, tmp_path):
         )
 
 
-def test_a_head_has_no_name_in_a_backbone_file(tmp_path):
-    model = mindtwins.create_model("svt_tiny", 5)
-    tensors = {parameter.name: parameter.asnumpy() for parameter in model.get_parameters()}
-    checkpoint = Checkpoint(tensors, None, tmp_path / "x.ckpt")
-    message = r"mmsegmentation has no name for: head\.weight, head\.bias$"
-    with pytest.raises(UserError, match=message):
-        to_torch(checkpoint, KINDS, choose_layout(checkpoint, KINDS, "mmsegmentation"))
+class TestWhatMMSegmentationLooksFor:
+    """`init_model` takes the classes from `meta`: CLASSES and PALETTE in 0.x, dataset_meta later"""
+
+    names = tuple(f"name {number}" for number in range(12))
+
+    def back(self, save, tmp_path, pt2ms, ms2pt, meta):
+        path = save({"state_dict": state("mmsegmentation", "fpn"), "meta": meta})
+        pt2ms("--pt_path", path, "--ckpt_path", tmp_path / "x.ckpt")
+        ms2pt("--ckpt_path", tmp_path / "x.ckpt", "--pt_path", tmp_path / "back.pth")
+        return torch.load(tmp_path / "back.pth", weights_only=True)
+
+    @pytest.mark.parametrize(
+        "meta",
+        [
+            {"CLASSES": names, "PALETTE": np.zeros((12, 3), np.uint8)},
+            {"dataset_meta": {"classes": list(names), "palette": [[0, 0, 0]] * 12}},
+            {"dataset_meta": {"CLASSES": names}},
+        ],
+    )
+    def test_names_go_there_and_back(self, save, tmp_path, pt2ms, ms2pt, meta):
+        back = self.back(save, tmp_path, pt2ms, ms2pt, meta)
+        assert load_checkpoint(tmp_path / "x.ckpt").metadata["classes"] == list(self.names)
+        assert back["meta"]["CLASSES"] == back["meta"]["dataset_meta"]["classes"] == self.names
+        palette = back["meta"]["PALETTE"]
+        assert palette == back["meta"]["dataset_meta"]["palette"]
+        assert len({tuple(color) for color in palette}) == 12
+        assert all(0 <= level <= 255 for color in palette for level in color)
+
+    def test_unknown_names_are_numbers_and_it_is_said(self, save, tmp_path, pt2ms, ms2pt, capsys):
+        back = self.back(save, tmp_path, pt2ms, ms2pt, {})
+        assert back["meta"]["CLASSES"][11] == "class 11"
+        assert "no class names: wrote 'class 0' and so on" in capsys.readouterr().out
+
+    def test_names_of_another_head_are_not_taken(self, save, convert):
+        source = {"state_dict": state("mmsegmentation"), "meta": {"CLASSES": self.names[:9]}}
+        assert from_torch(read_source(save(source)), KINDS).metadata["classes"] is None
+
+    def test_counters_of_batch_norms_are_there(self, save, tmp_path, pt2ms, ms2pt):
+        found = self.back(save, tmp_path, pt2ms, ms2pt, {})["state_dict"]
+        counters = [name for name in found if name.endswith("num_batches_tracked")]
+        assert counters == [n for n in state("mmsegmentation", "fpn") if "num_batches" in n]
+        assert all(found[n].dtype == torch.int64 and found[n].shape == () for n in counters)
+
+
+def test_a_classifier_becomes_a_backbone_and_it_is_said(tmp_path, save, pt2ms, ms2pt, capsys):
+    classifier = randomize(create_reference("svt_tiny", 5)).state_dict()
+    pt2ms("--pt_path", save(classifier), "--ckpt_path", tmp_path / "x.ckpt")
+    target = tmp_path / "back.pth"
+    ms2pt("--ckpt_path", tmp_path / "x.ckpt", "--pt_path", target, "--layout", "mmsegmentation")
+    found = torch.load(target, weights_only=True)
+    segmentor = create_segmentation_reference("fpn_svt_tiny", 5)
+    missing, unexpected = segmentor.backbone.load_state_dict(found, strict=False)
+    assert not unexpected and all(name.startswith("norm_list.") for name in missing)
+    bias = found["layers.1.1.ffn.layers.0.0.bias"]
+    assert torch.equal(bias, classifier["blocks.1.1.mlp.fc1.bias"])
+    printed = capsys.readouterr().out
+    assert "left out, a backbone of MMSegmentation has no head: head.weight and 1 more" in printed
+    assert "has no final norm: norm.gamma and 1 more" in printed
 
 
 def test_somebody_elses_checkpoint_goes_to_mmsegmentation(convert, tmp_path):
@@ -378,7 +430,7 @@ def test_a_wrong_file_fails_the_verification(save, tmp_path, mistake):
     conversion = from_torch(source, KINDS)
     mistake(conversion.tensors, conversion.metadata)
     save_checkpoint(tmp_path / "x.ckpt", conversion.tensors, conversion.metadata)
-    rows = verify(tmp_path / "x.ckpt", source, KINDS, conversion.account.used)
+    rows = verify(tmp_path / "x.ckpt", source, KINDS, conversion)
     assert not rows[-1].passed, format_table(rows)
 
 

@@ -21,7 +21,7 @@ def verified(tmp_path, tiny_state, save):
         conversion = from_torch(source, KINDS, **options)
         spoil(conversion.tensors, conversion.metadata)
         save_checkpoint(tmp_path / "x.ckpt", conversion.tensors, conversion.metadata)
-        return verify(tmp_path / "x.ckpt", source, KINDS, conversion.account.used)
+        return verify(tmp_path / "x.ckpt", source, KINDS, conversion)
 
     return verified
 

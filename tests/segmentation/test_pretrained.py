@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 import mindtwins
 from mindtwins.checkpoint import save_checkpoint
 from mindtwins.errors import UserError
+from mindtwins.reference import create_reference
 from mindtwins.segmentation.pretrained import load_backbone
+from mindtwins.tensor_files import write_ckpt
 
 
 @pytest.fixture
@@ -63,15 +67,60 @@ def test_the_dialect_stays_that_of_the_segmentor(classifier):
 
 def test_another_backbone(classifier):
     _, path = classifier()
-    with pytest.raises(UserError, match=r"a checkpoint of variant svt_tiny \(asked for: pcpvt_sm"):
+    with pytest.raises(UserError, match="checkpoint of svt_tiny, whose backbone is not pcpvt_sm"):
         load_backbone(mindtwins.create_segmentor("fpn_pcpvt_small", 3), path)
 
 
-def test_a_segmentor(tmp_path):
+@pytest.mark.parametrize("other", ["fpn_svt_tiny", "upernet_svt_tiny"])
+@pytest.mark.parametrize("metadata", [None, {"task": "segmentation"}])
+def test_another_segmentor(tmp_path, other, metadata):
+    """With the norms after its stages."""
+    source = values(mindtwins.create_segmentor(other, 5))
+    source = {name: array + 1 for name, array in source.items()}
+    path = tmp_path / "x.ckpt"
+    if metadata is None:
+        write_ckpt(path, source)
+    else:
+        save_checkpoint(path, source, metadata | {"variant": other})
     segmentor = mindtwins.create_segmentor("fpn_svt_tiny", 3)
-    save_checkpoint(tmp_path / "x.ckpt", values(segmentor), {"task": "segmentation"})
-    with pytest.raises(UserError, match=r"task segmentation \(asked for: classification\)"):
-        load_backbone(segmentor, tmp_path / "x.ckpt")
+    before = values(segmentor)
+    report = load_backbone(segmentor, path)
+    after = values(segmentor)
+    assert "backbone.norm_list.0.gamma" in report.used
+    assert {*report.used, *report.left_out} == source.keys()
+    for name in after:
+        expected = source if name.startswith("backbone.") else before
+        np.testing.assert_array_equal(after[name], expected[name])
+    assert f"left out: {next(n for n in source if n in report.left_out)}" in str(report)
+
+
+@pytest.mark.parametrize("model", ["classifier", "segmentor"])
+def test_a_training_steps_file(tmp_path, model):
+    if model == "classifier":
+        cell, prefix = mindtwins.create_model("svt_tiny", 5), "backbone."
+    else:
+        cell, prefix = mindtwins.create_segmentor("upernet_svt_tiny", 5), ""
+    weights = {f"{p.name}": p.asnumpy() + 1 for p in cell.get_parameters()}
+    state = {
+        f"{part}.{name}": a * 0 for name, a in weights.items() for part in ("ema", "optimizer")
+    }
+    metadata = {"variant": "svt_tiny" if prefix else "upernet_svt_tiny", "recipe": {}}
+    save_checkpoint(tmp_path / "step_00000002.ckpt", weights | state, metadata)
+    segmentor = mindtwins.create_segmentor("fpn_svt_tiny", 3)
+    report = load_backbone(segmentor, tmp_path / "step_00000002.ckpt")
+    after = values(segmentor)
+    for name in report.used:
+        np.testing.assert_array_equal(after[f"{prefix}{name}"], weights[name])
+    assert {report.left_out[name] for name in state} == {"the state of a training, not weights"}
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.ckpt", "x.safetensors"])
+def test_pytorchs_weights_are_sent_to_the_conversion(tmp_path, name):
+    state = create_reference("svt_tiny", 5).state_dict()
+    write = safetensors.torch.save_file if name.endswith("safetensors") else torch.save
+    write(state, tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name} holds PyTorch's weights: .*convert/pt2ms\.py"):
+        load_backbone(mindtwins.create_segmentor("fpn_svt_tiny", 3), tmp_path / name)
 
 
 def test_a_tensor_that_does_not_fit(tmp_path, classifier):

@@ -135,6 +135,7 @@ def test_the_dialect_is_mmsegmentations_unless_stated():
         "patch_rounding": "ceil",
         "block_epsilon": 1e-5,
         "embed_epsilon": 1e-5,
+        "sr_epsilon": None,
     }
     other = mindtwins.create_segmentor("fpn_svt_tiny", patch_rounding="floor", block_epsilon=1e-6)
     assert (other.dialect.patch_rounding, other.dialect.block_epsilon) == ("floor", 1e-6)
