@@ -53,6 +53,7 @@ def test_metadata_says_where_it_came_from(save, tiny_state):
             "interpolation": "bicubic",
             "mean": [0.485, 0.456, 0.406],
             "std": [0.229, 0.224, 0.225],
+            "exif_orientation": False,
         },
         "data": {"dataset": "imagefolder", "val_split": "val"},
         "dialect": {

@@ -112,6 +112,7 @@ def test_metadata_says_where_it_came_from(save):
             "interpolation": "bilinear",
             "mean": [0.485, 0.456, 0.406],
             "std": [0.229, 0.224, 0.225],
+            "exif_orientation": False,
             "test_mode": "whole",
             "test_crop": 512,
             "test_stride": 341,
