@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mindtwins import interruptible  # noqa: F401
 from mindtwins.config import InferConfig, parse_config
 from mindtwins.data.contact_sheet import draw_sheet
 from mindtwins.data.image_folder import EXTENSIONS

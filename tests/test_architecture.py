@@ -19,7 +19,7 @@ PACKAGE = ROOT / "mindtwins"
 # or folders of the package. What stands in one row with others does not know them.
 ORDER = (
     ("errors",),
-    ("files", "cli"),
+    ("files", "cli", "interruptible"),
     ("tensor_files",),
     ("checkpoint",),
     ("config",),
