@@ -7,7 +7,7 @@ sections.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from mindtwins.errors import UserError
 
@@ -22,12 +22,15 @@ def option(
     above: float | None = None,
     resume_safe: bool = False,
     bare: Any = None,
+    formerly: Any = None,
 ) -> Any:
     """A field of a section.
 
     Args:
         resume_safe: the option does not change what is learned, so a resumed run may change it.
         bare: the value of the flag when it is given without one (`--resume`).
+        formerly: what runs did that began before there was the option. A run that is continued
+            keeps what it did, unless a flag says otherwise.
     """
     return field(
         default=default,
@@ -39,6 +42,7 @@ def option(
             "above": above,
             "resume_safe": resume_safe,
             "bare": bare,
+            "formerly": formerly,
         },
     )
 
@@ -136,7 +140,9 @@ class DataSection:
         False, "decode and augment in processes instead of threads", resume_safe=True
     )
     skip_bad_images: bool = option(
-        False, "log and count unreadable images instead of stopping at the first"
+        False,
+        "log and count unreadable images instead of stopping at the first",
+        resume_safe=True,
     )
 
 
@@ -183,6 +189,13 @@ class AugmentationSection:
         "batch",
         "one mix for the whole batch, per pair of images, or per image",
         choices=("batch", "pair", "elem"),
+    )
+    mixup_draws: str = option(
+        "rank",
+        "mixup_mode batch: one mix for each rank's part of a global batch, as each of the authors' "
+        "processes drew its own, or one for all of it, which no number of ranks changes",
+        choices=("rank", "global"),
+        formerly="global",
     )
     label_smoothing: float = option(
         0.0, "share of the target spread over all classes", at_least=0, at_most=0.99
@@ -410,7 +423,13 @@ class Config(
     DataSection,
     ModelSection,
 ):
-    """A recipe: everything that a YAML file may state."""
+    """A recipe: everything that a YAML file may state.
+
+    Attributes:
+        stated: the options that were given as flags.
+    """
+
+    stated: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         for name in ("scale", "ratio", "betas"):
@@ -445,7 +464,7 @@ class Config(
         if self.warmup_epochs >= self.epoch_size:
             raise UserError(
                 f"warmup_epochs ({self.warmup_epochs}) must be fewer than epoch_size "
-                f"({self.epoch_size})"
+                f"({self.epoch_size}): set --warmup_epochs {self.epoch_size // 2}, for one"
             )
         if self.dataset == "list" and not self.val_list:
             raise UserError("dataset: list needs val_list (and train_list to train)")

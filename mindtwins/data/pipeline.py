@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import mindspore.dataset as ds
@@ -132,10 +133,15 @@ def worker_count(requested: int) -> int:
     if requested < 1:
         raise UserError(f"num_parallel_workers is {requested}: it must be at least 1")
     if requested > cores:
-        notices.warning(
-            "num_parallel_workers lowered from %d to the machine's %d cores", requested, cores
-        )
+        _tell_of_fewer_workers(requested, cores)
     return min(requested, cores)
+
+
+@lru_cache  # one notice, however many loaders there are
+def _tell_of_fewer_workers(requested: int, cores: int) -> None:
+    notices.warning(
+        "notice: num_parallel_workers lowered from %d to the machine's %d cores", requested, cores
+    )
 
 
 def load_training_rows(
@@ -209,7 +215,7 @@ def report(
     for index, problem in bad:
         if not skip_bad_images:
             raise UserError(
-                f"cannot read image {paths[index]} ({problem}): repair or remove it, or pass "
+                f"cannot read image {paths[index]} ({problem}): repair it, or pass "
                 "--skip_bad_images"
             )
         logger.warning("skipped unreadable image %s: %s", paths[index], problem)

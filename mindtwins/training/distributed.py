@@ -34,14 +34,17 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    @property
-    def command(self) -> str:
-        """What stood before the script's name in the command line, as far as that is known."""
+    def launched_by(self, python: str) -> list[str]:
+        """What stood before the script's name in the command line, as far as that is known.
+
+        Args:
+            python: how the interpreter was called.
+        """
         if self.connection is None:
-            return "python"
+            return [python]
         if self.connection.process.launcher == "msrun":
-            return f"msrun --worker_num={self.size} ..."
-        return f"mpirun -n {self.size} python"
+            return ["msrun", f"--worker_num={self.size}", "..."]
+        return ["mpirun", "-n", str(self.size), python]
 
     def exchange(self, label: str, payload: bytes = b"") -> list[bytes]:
         """Every rank's bytes, in the order of the ranks; see `Connection.exchange`.
