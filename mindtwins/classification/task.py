@@ -140,6 +140,7 @@ class Classification:
             prob=config.mixup_prob,
             switch_prob=config.mixup_switch_prob,
             mode=config.mixup_mode,
+            draws=config.mixup_draws,
         )
         return build_training_loader(
             data,
