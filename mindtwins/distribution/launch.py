@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from mindtwins import errors
 from mindtwins.distribution.connection import Connection, RankLost, end_process
+from mindtwins.distribution.launched import stand_apart
 from mindtwins.distribution.process_info import ProcessInfo, find_process_info
 from mindtwins.distribution.supervisor import Supervisor, without_launcher
 from mindtwins.errors import UserError
@@ -63,7 +64,10 @@ def begin(distribute: bool, device_target: str) -> int:
     os.environ.setdefault("MS_NODE_TIMEOUT", str(NODE_SECONDS))
     # MindSpore warns of a dozen failed connections while the ranks find each other.
     os.environ.setdefault("GLOG_v", "3")
+    stand_apart(ends_on_its_own=process.is_scheduler)
     if process.is_scheduler:
+        for number in errors.INTERRUPTS:  # it follows when the ranks are gone
+            signal.signal(number, signal.SIG_IGN)
         scheduler = (process.host, int(os.environ["MS_SCHED_PORT"]))
         supervisor = Supervisor(
             process.job, process.size, _address(process), scheduler, reports=True

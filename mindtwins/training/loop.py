@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from itertools import islice
@@ -428,9 +428,14 @@ class Trainer:
             self.say(f"  {self.folder / name}  {what}")
 
     def say(self, text: str) -> None:
-        """Print, on rank 0 only, without tearing a progress bar."""
+        """Print, on rank 0 only, without tearing a progress bar.
+
+        That nobody reads any more (`| head`, a lost terminal) does not end a run.
+        """
         if self.world.is_main:
-            tqdm.write(text)
+            with suppress(OSError):
+                tqdm.write(text)
+                sys.stdout.flush()
 
 
 def _command(world: World) -> str:
