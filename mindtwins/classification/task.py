@@ -26,7 +26,7 @@ from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
 from mindtwins.models import create_model
-from mindtwins.models.complexity import format_summary
+from mindtwins.models.complexity import Part, count, format_summary
 from mindtwins.models.twins import Dialect
 from mindtwins.models.variants import resolve_name
 from mindtwins.training.distributed import World
@@ -216,6 +216,11 @@ class Classification:
     def _evaluation_transform(self) -> EvaluationTransform:
         config = self.config
         return EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std)
+
+    def parts(self) -> list[Part]:
+        """The stages and the head, counted for one training image."""
+        config = self.config
+        return count(config.model, config.image_size, config.num_classes)
 
     def summary(self) -> str:
         """Parameters and multiply-adds per stage."""

@@ -136,9 +136,9 @@ def _depthwise_3x3_native(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _depthwise_3x3_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if x.dtype == ms.float32:
-        return kernels.depthwise(x, weight, bias)
-    return _depthwise_3x3_shifts(x, weight, bias)
+    """By the kernel, in float32: shifts of fp16 would take 300 times the memory."""
+    weight, bias = ops.cast(weight, ms.float32), ops.cast(bias, ms.float32)
+    return ops.cast(kernels.depthwise(ops.cast(x, ms.float32), weight, bias), x.dtype)
 
 
 _PATCH_CONV = {

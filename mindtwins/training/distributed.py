@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from dataclasses import dataclass, field
 
 import mindspore as ms
@@ -64,6 +65,11 @@ class World:
     def total(self, label: str, number: float) -> float:
         """The sum of every rank's number."""
         return sum(json.loads(there) for there in self.exchange(label, json.dumps(number).encode()))
+
+    def ranks_here(self) -> int:
+        """How many ranks run on this machine, this one included."""
+        name = socket.gethostname().encode()
+        return self.exchange("machine", name).count(name)
 
     def mean_over_ranks(self) -> nn.Cell | None:
         """The cell that averages gradients; None for a lone process."""

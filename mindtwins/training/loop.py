@@ -26,6 +26,7 @@ from mindtwins.execution import use_device
 from mindtwins.files import atomic_write
 from mindtwins.training.distributed import World, join_world
 from mindtwins.training.log import RunLog
+from mindtwins.training.memory import check_memory, free_memory
 from mindtwins.training.resume import check_continuation, run_identity
 from mindtwins.training.run_folder import RunFolder
 from mindtwins.training.schedule import create_schedule
@@ -81,6 +82,8 @@ class Trainer:
             config = as_begun(config, begun)
         self.config = config
         task = create_task(config)
+        ranks_here = self.world.ranks_here()
+        self._memory_doubt = check_memory(task.parts(), config, ranks_here, free_memory())
         train_data, test_data = task.find_data("train"), task.find_data("val")
         task.check_same_classes(train_data, test_data)
         self.loader = task.training_loader(train_data, self.world)
@@ -160,6 +163,8 @@ class Trainer:
     def _doubts(self) -> Iterator[str]:
         """What is allowed, but hardly meant."""
         config, peak = self.config, self.schedule.peak
+        if self._memory_doubt:
+            yield self._memory_doubt
         for name in ("min_lr", "warmup_lr"):
             rate = getattr(config, name)
             if rate > peak and (name == "min_lr" or self.schedule.warmup_epochs):

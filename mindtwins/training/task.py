@@ -10,6 +10,7 @@ from mindspore import nn
 
 from mindtwins.config import Config
 from mindtwins.data.loader import TrainingLoader
+from mindtwins.models.complexity import Part
 from mindtwins.training.distributed import World
 
 
@@ -117,6 +118,9 @@ class Task(Protocol):
 
     def captioned(self, prediction: dict) -> tuple[str, str]:
         """A picture that shows a prediction, and what to write above it."""
+
+    def parts(self) -> list[Part]:
+        """The parts of the model, counted for one training image."""
 
     def summary(self) -> str:
         """The model's parameters and multiply-adds as a table."""
