@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mindtwins import interruptible  # noqa: F401
 from mindtwins.config import InferConfig, parse_config
 from mindtwins.console import nobody_reads
 from mindtwins.data.folders import FolderListing

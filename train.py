@@ -5,6 +5,7 @@ The same command after `mpirun -n 8` or as msrun's script trains on several devi
 
 from __future__ import annotations
 
+from mindtwins import interruptible  # noqa: F401
 from mindtwins.config import TrainConfig, parse_config
 from mindtwins.distribution import launch
 
@@ -18,14 +19,13 @@ def main(argv: list[str]) -> None:
     from mindtwins.training.dry_run import dry_run
     from mindtwins.training.loop import Trainer
 
-    task = create_task(config)
     if config.summary:
         if rank == 0:
-            print(task.summary())
+            print(create_task(config).summary())
     elif config.dry_run:
-        dry_run(Trainer(config, task))
+        dry_run(Trainer(config, create_task))
     else:
-        Trainer(config, task).train()
+        Trainer(config, create_task).train()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from mindtwins import interruptible  # noqa: F401
 from mindtwins.config import ValidateConfig, parse_config
 from mindtwins.distribution import launch
 from mindtwins.errors import UserError

@@ -9,6 +9,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from mindtwins import interruptible  # noqa: F401
 from mindtwins.checkpoint import Checkpoint, load_checkpoint
 from mindtwins.cli import Parser
 from mindtwins.conversion import torch_files

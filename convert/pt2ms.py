@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from mindtwins import interruptible  # noqa: F401
 from mindtwins.checkpoint import check_suffix, write_checkpoint
 from mindtwins.cli import Parser
 from mindtwins.conversion.converter import Conversion, from_torch

@@ -62,6 +62,10 @@ _TORCH_NAME = re.compile(r"(norm\w*|bn)(\.\d+)?\.(weight|running_mean)$")
 _NAMES_SHOWN = 4
 
 
+class DamagedCheckpoint(UserError):
+    """A file whose content is not that of a checkpoint, or not the one that was written."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a file holds.
@@ -131,9 +135,12 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """Read a checkpoint and check its seal.
 
     Raises:
-        UserError: the file is missing, a directory, empty, of another format, cut or damaged.
+        DamagedCheckpoint: the file is empty, of another format, cut or damaged.
+        UserError: it is missing, a directory, or cannot be read.
     """
     path = Path(path)
+    if path.is_file() and path.stat().st_size == 0:
+        raise DamagedCheckpoint(f"{path} is empty")
     _check_format(path)
     check_suffix(path)
     try:
@@ -146,9 +153,9 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
                 raise UserError(_to_convert(path))
         metadata = _check_seal(tensors, seal)
     except FormatError as error:
-        raise UserError(f"cannot load {path}: {error}") from error
+        raise DamagedCheckpoint(f"cannot load {path}: {error}") from error
     if not tensors:
-        raise UserError(f"cannot load {path}: it holds no tensors")
+        raise DamagedCheckpoint(f"cannot load {path}: it holds no tensors")
     for array in tensors.values():
         array.flags.writeable = False
     return Checkpoint(tensors, metadata, path)

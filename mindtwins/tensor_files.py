@@ -21,6 +21,7 @@ import safetensors
 import safetensors.numpy
 from mindspore import Tensor
 
+from mindtwins.errors import UserError
 from mindtwins.files import check_readable, read_file
 
 # NumPy has no bfloat16. An array of this dtype holds its bits, the upper half of a float32's.
@@ -75,7 +76,8 @@ def read_ckpt(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays and the texts in a `.ckpt`, in its order.
 
     Raises:
-        UserError: the file is missing, a directory, empty or unreadable.
+        UserError: the file is missing, a directory, empty or unreadable, or larger than the free
+            memory.
         FormatError: it is no checkpoint.
     """
     check_readable(path)
@@ -87,16 +89,31 @@ def read_ckpt(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                     texts[name] = value
                 else:
                     arrays[name] = value.asnumpy()
-    # A damaged file surfaces as whatever MindSpore meets first, mostly wrapped in a ValueError.
+    # A damaged file surfaces as whatever MindSpore meets first, mostly wrapped in a ValueError; but
+    # so does what says nothing of the file.
     except Exception as error:
-        # MindSpore refuses a file that is larger than the memory that is free at the moment.
-        short = "available memory" in str(error)
-        reason = "it does not fit into the free memory" if short else _unsound("MindSpore .ckpt")
-        raise FormatError(reason) from error
+        _raise_what_is_no_damage(path, error)
+        raise FormatError(_unsound("MindSpore .ckpt")) from error
     for name, array in arrays.items():
         if array.dtype.name == "bfloat16":  # a NumPy dtype of MindSpore's own
             arrays[name] = array.view(BFLOAT16)
     return arrays, texts
+
+
+def _raise_what_is_no_damage(path: Path, error: BaseException) -> None:
+    """Raise what ended the reading of a file, if it was not the file's content."""
+    # MindSpore refuses a file that is larger than the memory that is free at the moment.
+    if "available memory" in str(error):
+        raise UserError(f"cannot load {path}: it does not fit into the free memory") from error
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            raise UserError(f"cannot load {path}: the memory is full") from error
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise UserError(f"cannot read {path}: {cause.strerror}") from error
+        if not isinstance(cause, Exception):  # an interrupt
+            raise cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def write_safetensors(

@@ -71,12 +71,15 @@ class Job:
         return "\n".join(log.read_text(errors="replace") for log in logs if log.exists())
 
     def process_of(self, rank: int) -> int:
-        """The process number of a rank."""
-        for pid, _, environment in _processes(self.folder):
-            for name in ("OMPI_COMM_WORLD_RANK", "MS_NODE_ID"):
-                if f"{name}={rank}".encode() in environment and pid != self.process.pid:
-                    return pid
-        raise AssertionError(f"rank {rank} is not running")
+        """The process number of a rank: of the child of the one that the launcher started."""
+        found = [
+            pid
+            for pid, _, environment in _processes(self.folder)
+            for name in ("OMPI_COMM_WORLD_RANK", "MS_NODE_ID")
+            if f"{name}={rank}".encode() in environment and pid != self.process.pid
+        ]
+        assert found, f"rank {rank} is not running"
+        return max(found)
 
     def processes(self) -> list[str]:
         """The command lines of all processes that belong to the job."""

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "mindtwins"
 ORDER = (
     ("console",),
     ("errors",),
-    ("files", "cli", "formats"),
+    ("files", "cli", "formats", "interruptible"),
     ("tensor_files",),
     ("checkpoint",),
     ("config",),

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +133,26 @@ def test_starting_over_does_not_delete_what_it_starts_from(uninterrupted: Path, 
     assert (uninterrupted / OUTPUT / "log.jsonl").exists()
 
 
+def test_a_start_that_saved_nothing_is_started_over(digits: str, tmp_path: Path):
+    """A bad image ends the first start after some steps; the error's advice works at once."""
+    data = tmp_path / "digits"
+    shutil.copytree(digits.removeprefix("--data_dir="), data)
+    arguments = [f"--data_dir={data}", *RECIPE, "--save_every_steps=0", "--max_steps=12"]
+    from mindtwins.data.sampler import epoch_order
+
+    paths = sorted((data / "train").glob("*/*.png"))
+    bad = paths[epoch_order(len(paths), 0, 0)[128 * 8 + 3]]
+    bad.write_bytes(b"no image")
+    output = run("train.py", tmp_path, *arguments, code=1)
+    assert f"cannot read image {bad}" in output and "--skip_bad_images" in output
+    assert (tmp_path / OUTPUT / "steps.jsonl").exists()
+    assert not list((tmp_path / OUTPUT).glob("*.ckpt"))
+    output = run("train.py", tmp_path, *arguments, "--skip_bad_images")
+    assert "holds the log of a start that saved nothing: it begins anew" in output
+    lines = (tmp_path / OUTPUT / "steps.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(12))
+
+
 def test_another_recipe_does_not_continue(uninterrupted: Path, digits: str):
     output = run("train.py", uninterrupted, digits, *RECIPE, "--lr=1", "--resume", code=1)
     assert "another recipe (lr: 0.002 -> 1.0)" in output
@@ -178,15 +200,45 @@ def test_sigterm_saves_and_a_damaged_checkpoint_is_passed_over(
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "continue with: python" in output and "--resume" in output.splitlines()[-1]
+    assert "stopping after this step" in output  # said at once
+    command = output.splitlines()[-1].split("continue with: ")[1]
+    assert command.startswith(sys.executable) and command.endswith(" --resume")
 
     newest = max((tmp_path / OUTPUT).glob("step_*.ckpt"))
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 16
     newest.write_bytes(data)
-    output = run("train.py", tmp_path, digits, *RECIPE, "--resume")
-    assert f"notice: cannot load {OUTPUT / newest.name}" in output
+    # What the line said, word for word; the interrupt was none of the file's fault.
+    process = subprocess.run(shlex.split(command), cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert f"notice: cannot load {OUTPUT / newest.name}" in process.stdout
+    assert newest.with_name(f"{newest.name}.damaged").read_bytes() == data
     assert_same_files(uninterrupted, tmp_path)
+
+
+def test_going_back_and_training_longer(uninterrupted: Path, digits: str, tmp_path: Path):
+    """Back to an earlier step: the same again, and nothing lost. Then the way to train longer."""
+    folder = tmp_path / OUTPUT
+    shutil.copytree(uninterrupted / OUTPUT, folder)
+    newest, earlier = sorted(folder.glob("step_*.ckpt"), reverse=True)[:2]
+    content = newest.read_bytes()
+    options = [digits, *RECIPE, f"--resume={OUTPUT / earlier.name}"]
+    output = run("train.py", tmp_path, *options)
+    assert f"{OUTPUT / newest.name} is not of the run from here on: kept as" in output
+    assert newest.with_name(f"{newest.name}.set_aside").read_bytes() == content
+    assert_same_files(uninterrupted, tmp_path)
+
+    longer = [digits, *RECIPE, "--epoch_size=3", "--max_steps=2"]
+    refusal = run("train.py", tmp_path, *longer, "--resume", code=1)
+    (start,) = re.findall(r"--ckpt_path \S+", refusal)
+    other = ["--output_dir=longer", *start.split()]
+    output = run("train.py", tmp_path, *longer, *other)
+    assert "stopped after step 2 of 33" in output
+    losses = [
+        json.loads((path / "steps.jsonl").read_text().splitlines()[0])["train_loss"]
+        for path in (folder, tmp_path / "longer")
+    ]
+    assert losses[1] < 0.9 * losses[0]  # the same first step, from what was learned
 
 
 def test_a_step_that_is_not_finite_stops_the_run(digits: str, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Files of the formats' own writers, and files that nobody should write."""
 
+import errno
 import json
 
 import mindspore as ms
@@ -9,6 +10,7 @@ import safetensors.torch
 import torch
 from mindspore.train.checkpoint_pb2 import Checkpoint
 
+from mindtwins.errors import UserError
 from mindtwins.tensor_files import (
     BFLOAT16,
     FormatError,
@@ -81,7 +83,33 @@ class TestCkpt:
     def test_too_little_memory_is_not_called_damage(self, path, arrays, monkeypatch):
         write_ckpt(path, arrays)
         monkeypatch.setattr("mindspore.train.serialization._get_available_memory", lambda: 100)
-        with pytest.raises(FormatError, match="does not fit into the free memory"):
+        with pytest.raises(UserError, match="does not fit into the free memory"):
+            read_ckpt(path)
+
+    @pytest.mark.parametrize("place", ["Checkpoint", "Parameter"])
+    @pytest.mark.parametrize(
+        ("met", "raised"),
+        [
+            (KeyboardInterrupt(), (KeyboardInterrupt, None)),
+            (SystemExit(7), (SystemExit, "7")),
+            (MemoryError(), (UserError, "the memory is full")),
+            (OSError(errno.EIO, "Input/output error"), (UserError, "Input/output error")),
+            (PermissionError(errno.EACCES, "Permission denied"), (UserError, "Permission denied")),
+        ],
+    )
+    def test_what_is_no_fault_of_the_file_is_not_called_damage(
+        self, path, arrays, monkeypatch, place, met, raised
+    ):
+        """In both halves of MindSpore's reading, which make a ValueError of everything."""
+        write_ckpt(path, arrays)
+
+        def fail(*args, **kwargs):
+            raise met
+
+        parser = type("Parser", (), {"ParseFromString": fail})
+        replacement = parser if place == "Checkpoint" else fail
+        monkeypatch.setattr(f"mindspore.train.serialization.{place}", replacement)
+        with pytest.raises(raised[0], match=raised[1]):
             read_ckpt(path)
 
 

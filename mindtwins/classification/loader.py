@@ -183,6 +183,7 @@ class _TrainingBatches:
             step=step,
             positions=self.sampler.positions(micro),
             global_batch=self.sampler.global_batch,
+            rank=self.sampler.rank,
         )
         return images, targets, *rows
 

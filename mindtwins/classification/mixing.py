@@ -7,6 +7,11 @@ Each image is mixed with its mirror in the global batch (position g with B - 1 -
 within a process. The draws belong to the step and the position, not to the process, and
 `sampler.batch_positions` keeps both partners on one rank, so the result does not depend on how a
 global batch is spread over ranks and micro-batches.
+
+One mode depends on the ranks, and is the recipes' default: mode "batch" with draws by "rank", a
+kind and a lambda for each rank's part of a step. So did the authors' 8 processes. One draw for all
+of a step would let a step's mean lambda vary sqrt(8) times as much, and make a step all mixup or
+all CutMix.
 """
 
 from __future__ import annotations
@@ -40,6 +45,8 @@ class Mixing:
         prob: probability that a batch, pair or element is mixed at all.
         switch_prob: probability of CutMix where both are on.
         mode: "batch", "pair" or "elem": what shares one draw.
+        draws: whether with mode "batch" that is a rank's part of the global batch ("rank") or all
+            of it ("global"). For a lone rank they are the same.
 
     Raises:
         UserError: a value is outside its range.
@@ -52,10 +59,13 @@ class Mixing:
     prob: float = 1.0
     switch_prob: float = 0.5
     mode: str = "batch"
+    draws: str = "global"
 
     def __post_init__(self) -> None:
         if self.mode not in _SHARED_BY:
             raise UserError(f"unknown mixing mode {self.mode!r}: use {', '.join(_SHARED_BY)}")
+        if self.draws not in ("rank", "global"):
+            raise UserError(f"unknown mixing draws {self.draws!r}: use rank, global")
         for name in ("mixup_alpha", "cutmix_alpha"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 0")
@@ -77,6 +87,7 @@ class Mixing:
         step: int,
         positions: np.ndarray,
         global_batch: int,
+        rank: int = 0,
     ) -> np.ndarray:
         """Mix a micro-batch.
 
@@ -87,6 +98,7 @@ class Mixing:
             step: the optimizer step.
             positions: int64 (b,), the rows' positions in the global batch.
             global_batch: images in the global batch.
+            rank: whose micro-batch it is.
 
         Returns:
             float32 (b, num_classes): the soft targets.
@@ -94,7 +106,9 @@ class Mixing:
         targets = self._smooth(labels)
         if not self.mixes:
             return targets
-        kept, boxes = self._draw(seed, step, positions, global_batch, images.shape[2:])
+        stream = rank if self.mode == "batch" and self.draws == "rank" else 0
+        rng = generator_at(seed, Purpose.MIXING, step, stream)
+        kept, boxes = self._draw(rng, positions, global_batch, images.shape[2:])
         _mix_images(images, kept, boxes)
         weight = kept[:, None]
         return targets * weight + targets[::-1] * (np.float32(1) - weight)
@@ -107,8 +121,7 @@ class Mixing:
 
     def _draw(
         self,
-        seed: int,
-        step: int,
+        rng: np.random.Generator,
         positions: np.ndarray,
         global_batch: int,
         size: tuple[int, int],
@@ -118,7 +131,6 @@ class Mixing:
         Rows that are not cut have an empty box. Every draw is made for the whole global batch, so
         that a row finds its own wherever it is processed.
         """
-        rng = generator_at(seed, Purpose.MIXING, step)
         height, width = size
         cut_prob = self.switch_prob if self.mixup_alpha > 0 else 1.0
         cut = (rng.random(global_batch) < cut_prob) & (self.cutmix_alpha > 0)

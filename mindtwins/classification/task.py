@@ -29,7 +29,7 @@ from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
 from mindtwins.models import create_model
-from mindtwins.models.complexity import format_summary
+from mindtwins.models.complexity import Part, count, format_summary
 from mindtwins.models.variants import resolve_name
 from mindtwins.training.distributed import World
 from mindtwins.training.recipe import (
@@ -202,6 +202,7 @@ class Classification:
             prob=config.mixup_prob,
             switch_prob=config.mixup_switch_prob,
             mode=config.mixup_mode,
+            draws=config.mixup_draws,
         )
         return build_training_loader(
             data,
@@ -280,6 +281,11 @@ class Classification:
         """From an RGB picture to a float32 (3, image_size, image_size) array."""
         config = self.config
         return EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std)
+
+    def parts(self) -> list[Part]:
+        """The stages and the head, counted for one training image."""
+        config = self.config
+        return count(config.model, config.image_size, config.num_classes)
 
     def summary(self) -> str:
         """Parameters and multiply-adds per stage."""

@@ -1,13 +1,14 @@
 """Typed configuration: what can be set, and reading it from YAML files and flags."""
 
 from mindtwins.config.options import Config, InferConfig, TrainConfig, ValidateConfig
-from mindtwins.config.parsing import as_dict, config_diff, parse_config
+from mindtwins.config.parsing import as_begun, as_dict, config_diff, parse_config
 
 __all__ = [
     "Config",
     "InferConfig",
     "TrainConfig",
     "ValidateConfig",
+    "as_begun",
     "as_dict",
     "config_diff",
     "parse_config",

@@ -24,6 +24,7 @@ def option(
     resume_safe: bool = False,
     bare: Any = None,
     path: bool = False,
+    formerly: Any = None,
 ) -> Any:
     """A field of a section.
 
@@ -32,6 +33,8 @@ def option(
         bare: the value of the flag when it is given without one (`--resume`).
         path: a file or folder; `~` stands for the user's own. Relative ones start from where the
             script runs.
+        formerly: what runs did that began before there was the option. A run that is continued
+            keeps what it did, unless a flag says otherwise.
     """
     return field(
         default=default,
@@ -44,6 +47,7 @@ def option(
             "resume_safe": resume_safe,
             "bare": bare,
             "path": path,
+            "formerly": formerly,
         },
     )
 
@@ -164,7 +168,9 @@ class DataSection(Section):
         False, "decode and augment in processes instead of threads", resume_safe=True
     )
     skip_bad_images: bool = option(
-        False, "log and count unreadable images instead of stopping at the first"
+        False,
+        "log and count unreadable images instead of stopping at the first",
+        resume_safe=True,
     )
 
 
@@ -211,6 +217,13 @@ class AugmentationSection(Section):
         "batch",
         "one mix for the whole batch, per pair of images, or per image",
         choices=("batch", "pair", "elem"),
+    )
+    mixup_draws: str = option(
+        "rank",
+        "mixup_mode batch: one mix for each rank's part of a global batch, as each of the authors' "
+        "processes drew its own, or one for all of it, which no number of ranks changes",
+        choices=("rank", "global"),
+        formerly="global",
     )
     label_smoothing: float = option(
         0.0, "share of the target spread over all classes", at_least=0, at_most=0.99
@@ -473,7 +486,7 @@ class Config(
         if self.warmup_epochs >= self.epoch_size:
             raise UserError(
                 f"warmup_epochs ({self.warmup_epochs}) must be fewer than epoch_size "
-                f"({self.epoch_size})"
+                f"({self.epoch_size}): set --warmup_epochs {self.epoch_size // 2}, for one"
             )
         if self.dataset == "list" and not self.val_list:
             raise UserError("dataset: list needs val_list (and train_list to train)")

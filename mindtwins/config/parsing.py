@@ -7,9 +7,10 @@ key or a value of the wrong type is an error wherever it stands.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -18,6 +19,9 @@ import yaml
 from mindtwins.cli import Parser, nearest
 from mindtwins.config.options import STARTING_POINT, Config, Section, TrainConfig, show
 from mindtwins.errors import UserError
+
+# For what every rank would say alike: only rank 0's is heard.
+notices = logging.getLogger("mindtwins.notices")
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -48,7 +52,38 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
         values["output_dir"] = f"outputs/{Path(path).stem if path else 'run'}"
     if not issubclass(cls, TrainConfig):
         values = {name: value for name, value in values.items() if name not in STARTING_POINT}
+    _shorten_default_warmup(cls, values)
+    _prefer_float32_on_cpu(cls, values, given)
     return cls(**values, stated=stated)
+
+
+def _shorten_default_warmup(cls: type[Config], values: dict[str, Any]) -> None:
+    """Fit a warmup that nobody asked for into a short training."""
+    default = _options(cls)["warmup_epochs"].default
+    epochs = values.get("epoch_size", default + 1)
+    if "warmup_epochs" not in values and epochs <= default:
+        values["warmup_epochs"] = epochs // 2
+        notices.warning(
+            "notice: warmup_epochs is %d, half of epoch_size, instead of its default of %d",
+            epochs // 2,
+            default,
+        )
+
+
+def _prefer_float32_on_cpu(
+    cls: type[Config], values: dict[str, Any], flags: Mapping[str, Any]
+) -> None:
+    """Let a recipe for accelerators run on a CPU, where fp16 is slower than float32."""
+    device = values.get("device_target", _options(cls)["device_target"].default)
+    level = values.get("amp_level", "O0")
+    if device == "CPU" and level != "O0" and "amp_level" not in flags:
+        values["amp_level"] = "O0"
+        notices.warning(
+            "notice: on CPU in float32 (amp_level O0), which is faster there than the recipe's %s; "
+            "--amp_level %s asks for that",
+            level,
+            level,
+        )
 
 
 def read_yaml(cls: type[Config], path: Path) -> dict[str, Any]:
@@ -113,7 +148,7 @@ def config_diff(
     """
     options = _options(Config)
     # A recipe of an earlier version lacks the options that came since.
-    old = {name: _plain(item.default) for name, item in options.items()} | dict(old)
+    old = {name: _formerly(item) for name, item in options.items()} | dict(old)
     differing = {
         name: (old[name], new.get(name)) for name in {**old, **new} if old[name] != new.get(name)
     }
@@ -123,6 +158,16 @@ def config_diff(
     return {n: v for n, v in differing.items() if n not in free}, free
 
 
+def as_begun(config: AnyConfig, recipe: Mapping[str, Any]) -> AnyConfig:
+    """The configuration with what a run that it continues keeps; `recipe` is that run's."""
+    kept = {
+        name: recipe.get(name, item.metadata["formerly"])
+        for name, item in _options(Config).items()
+        if item.metadata["formerly"] is not None and config.stated.get(name) != COMMAND_LINE
+    }
+    return replace(config, **kept)
+
+
 def sections(cls: type[Config]) -> list[type[Section]]:
     """The section classes that make up a configuration, in the order of the help."""
     return [base for base in reversed(cls.__mro__) if Section in base.__bases__]
@@ -130,6 +175,12 @@ def sections(cls: type[Config]) -> list[type[Section]]:
 
 def _options(cls: type[Config]) -> dict[str, Field]:
     return {item.name: item for item in fields(cls) if "doc" in item.metadata}
+
+
+def _formerly(item: Field) -> Any:
+    """What a recipe did that does not know an option."""
+    formerly = item.metadata["formerly"]
+    return _plain(item.default if formerly is None else formerly)
 
 
 def _parser(cls: type[Config], description: str) -> Parser:

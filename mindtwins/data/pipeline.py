@@ -214,7 +214,7 @@ def report(
     for index, problem in bad:
         if not skip_bad_images:
             raise UserError(
-                f"cannot read image {paths[index]} ({problem}): repair or remove it, or pass "
+                f"cannot read image {paths[index]} ({problem}): repair it, or pass "
                 "--skip_bad_images"
             )
         logger.warning("skipped unreadable image %s: %s", paths[index], problem)

@@ -6,6 +6,7 @@ alone, both do nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from collections.abc import Callable
 
 from mindtwins import errors
 from mindtwins.distribution.connection import Connection, RankLost, end_process
+from mindtwins.distribution.launched import stand_apart
 from mindtwins.distribution.process_info import ProcessInfo, find_process_info
 from mindtwins.distribution.supervisor import Supervisor, without_launcher
 from mindtwins.errors import UserError
@@ -63,7 +65,10 @@ def begin(distribute: bool, device_target: str) -> int:
     os.environ.setdefault("MS_NODE_TIMEOUT", str(NODE_SECONDS))
     # MindSpore warns of a dozen failed connections while the ranks find each other.
     os.environ.setdefault("GLOG_v", "3")
+    stand_apart(ends_on_its_own=process.is_scheduler)
     if process.is_scheduler:
+        for number in errors.INTERRUPTS:  # it follows when the ranks are gone
+            signal.signal(number, signal.SIG_IGN)
         scheduler = (process.host, int(os.environ["MS_SCHED_PORT"]))
         supervisor = Supervisor(
             process.job, process.size, _address(process), scheduler, reports=True
@@ -91,7 +96,18 @@ def run_cli(main: Callable[[list[str]], None]) -> None:
     An error of one rank ends them all. It is printed once, by the lowest of the ranks that have it,
     and the lowest of the others says which rank failed.
     """
-    errors.run_cli(lambda argv: _run(main, argv))
+    is_first = _is_first()
+    logging.getLogger("mindtwins.notices").disabled = not is_first
+    errors.run_cli(lambda argv: _run(main, argv), tells=is_first)
+
+
+def _is_first() -> bool:
+    """Whether this is rank 0, or knows of no ranks."""
+    try:
+        process = find_process_info()
+    except UserError:  # which `begin` will report
+        return True
+    return process.rank == 0 and not process.is_scheduler
 
 
 def _run(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -100,11 +116,11 @@ def _run(main: Callable[[list[str]], None], argv: list[str]) -> None:
     except RankLost:
         end_process(1)
     except BaseException as error:
-        if _connection is None:
-            if find_process_info().rank > 0:
-                time.sleep(AFTER_RANK_0_SECONDS)
-            raise
-        _fail(_connection, error)
+        if _connection is not None:
+            _fail(_connection, error)
+        if not errors.was_interrupted() and find_process_info().rank > 0:
+            time.sleep(AFTER_RANK_0_SECONDS)
+        raise
     if _connection is not None:
         end_process(code)
     sys.exit(code)
@@ -130,6 +146,9 @@ def _run_to_end(main: Callable[[list[str]], None], argv: list[str]) -> int:
 
 def _fail(connection: Connection, error: BaseException) -> None:
     """Tell the other ranks, and the user, what went wrong here; then end."""
+    if errors.was_interrupted():
+        connection.fail("was interrupted")
+        errors.end_interrupted()
     # Else a signal of the launcher's could cut the message off.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if isinstance(error, UserError):

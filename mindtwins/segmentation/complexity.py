@@ -48,13 +48,17 @@ def count(
         ("decode_head.", "decode head", (num_classes, *finest)),
         ("auxiliary_head.", "auxiliary head", (num_classes, *third)),
     ):
-        products = sum(
-            math.prod(shape) * _pixels(name, sides)
+        convolutions = [
+            (shape, _pixels(name, sides))
             for name, shape in shapes.items()
             if name.startswith(part) and len(shape) == 4
-        )
+        ]
+        products = sum(math.prod(shape) * pixels for shape, pixels in convolutions)
+        # Of each convolution the input and the output, which its norm takes: within 10 %.
+        kept = sum((shape[0] + shape[1]) * pixels for shape, pixels in convolutions)
         if products:
-            parts.append(Part(title, output, count_parameters(shapes, (part,)), products, 0))
+            parameters = count_parameters(shapes, (part,))
+            parts.append(Part(title, output, parameters, products, 0, kept))
     return parts
 
 

@@ -18,9 +18,10 @@ from mindtwins.data.loader import TrainingLoader
 from mindtwins.data.notices import tell
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
+from mindtwins.models.complexity import Part
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.ade20k import find_ade20k
-from mindtwins.segmentation.complexity import format_summary
+from mindtwins.segmentation.complexity import count, format_summary
 from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs
 from mindtwins.segmentation.digits import find_digits, write_segmentation_digits
 from mindtwins.segmentation.evaluator import SegmentationEvaluator
@@ -324,6 +325,11 @@ class Segmentation:
         return TestTransform(
             config.mean, config.std, scale=config.resize_scale, ratios=config.test_ratios
         )
+
+    def parts(self) -> list[Part]:
+        """The stages, the neck and the heads, counted for one training crop."""
+        config = self.config
+        return count(config.model, config.image_size, config.num_classes)
 
     def summary(self) -> str:
         """Parameters and multiply-adds per part, at the size of the training crops."""

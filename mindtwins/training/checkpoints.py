@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from mindtwins.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mindtwins.checkpoint import Checkpoint, DamagedCheckpoint, load_checkpoint, save_checkpoint
 from mindtwins.errors import UserError
 
+WEIGHTS = ("best.ckpt", "final.ckpt", "final_ema.ckpt")
+
 _STEP_FILE = re.compile(r"step_(\d+)\.ckpt")
+# What `files.replaced_file` writes in while it is not done: a folder named after the file.
+_TEMPORARY = re.compile(
+    r"\.(step_\d+\.ckpt|best\.ckpt|final(_ema)?\.ckpt|(log|steps)\.jsonl|curve\.png)\.[a-z0-9_]{8}"
+)
 
 
 class CheckpointFolder:
     """`step_<n>.ckpt` holds all that a continuation needs after n steps.
 
-    Files are written whole or not at all, so a crash at any moment leaves the earlier ones.
+    Files are written whole or not at all, so a crash at any moment leaves the earlier ones. What
+    a run passes over is renamed, never deleted.
 
     Args:
         folder: where the files are.
@@ -27,17 +38,23 @@ class CheckpointFolder:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self._keep = keep
+        self._lock: int | None = None
 
     def steps(self) -> list[Path]:
         """The step files, newest first."""
         found = [p for p in self.folder.glob("step_*.ckpt") if _STEP_FILE.fullmatch(p.name)]
         return sorted(found, key=_step_of, reverse=True)
 
-    def save(self, step: int, tensors: Mapping[str, np.ndarray], metadata: Mapping) -> Path:
-        """Write the state after `step` steps, then remove all but the newest few.
+    def steps_after(self, step: int) -> list[Path]:
+        """The step files of more than `step` steps, newest first."""
+        return [path for path in self.steps() if _step_of(path) > step]
 
-        Files of later steps go too: the run went back to before them and takes another way, or
-        they are damaged.
+    def weights(self) -> list[Path]:
+        """The files of weights alone."""
+        return [path for name in WEIGHTS if (path := self.folder / name).exists()]
+
+    def save(self, step: int, tensors: Mapping[str, np.ndarray], metadata: Mapping) -> Path:
+        """Write the state after `step` steps, then remove all but the newest few up to it.
 
         Raises:
             UserError: it cannot be written (a full disk, say); nothing was removed.
@@ -45,23 +62,71 @@ class CheckpointFolder:
         path = self.folder / f"step_{step:08d}.ckpt"
         save_checkpoint(path, tensors, metadata)
         steps = self.steps()
-        current = steps.index(path)
-        for other in (*steps[:current], *steps[current + self._keep :]):
-            other.unlink()
+        for older in steps[steps.index(path) + self._keep :]:
+            older.unlink()
         return path
 
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest checkpoint that is sound, and what is wrong with those that are newer."""
-        problems = []
+    def newest(self) -> tuple[Checkpoint | None, dict[Path, str]]:
+        """The newest checkpoint that is sound, and what is wrong with those that are newer.
+
+        Raises:
+            UserError: there are checkpoints and all are damaged, or one cannot be read for a reason
+                that says nothing of its content.
+        """
+        damaged: dict[Path, str] = {}
         for path in self.steps():
             try:
-                return load_checkpoint(path), problems
-            except UserError as error:
-                problems.append(str(error))
-        if problems:
-            raise UserError(f"no checkpoint in {self.folder} can be read: {'; '.join(problems)}")
-        return None, problems
+                return load_checkpoint(path), damaged
+            except DamagedCheckpoint as error:
+                damaged[path] = str(error)
+        if damaged:
+            raise UserError(
+                f"no checkpoint in {self.folder} can be read: {'; '.join(damaged.values())}: start "
+                "over with --overwrite or in another --output_dir"
+            )
+        return None, damaged
+
+    def clean(self) -> None:
+        """Remove what this project's writers left half-written when they were killed.
+
+        Only where no other run is at work in the folder: it is locked for as long as this process
+        lives, and left alone if somebody else holds the lock or the file system has none.
+        """
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return
+        self._lock = descriptor
+        for path in self.folder.iterdir():
+            if _is_leftover(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside(paths: Iterable[Path], why: str) -> list[str]:
+    """Rename files to `<name>.<why>`, numbered where that is taken, and give the new names."""
+    names = []
+    for path in paths:
+        number, target = 1, path.with_name(f"{path.name}.{why}")
+        while os.path.lexists(target):
+            number += 1
+            target = path.with_name(f"{path.name}.{why}_{number}")
+        path.rename(target)
+        names.append(target.name)
+    return names
 
 
 def _step_of(path: Path) -> int:
     return int(_STEP_FILE.fullmatch(path.name)[1])
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a path is a writer's temporary folder, with nothing in it but the file's parts."""
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None or path.is_symlink() or not path.is_dir():
+        return False
+    with contextlib.suppress(OSError):
+        stem = match[1].split(".")[0]
+        return all(part.is_file() and part.name.startswith(stem) for part in path.iterdir())
+    return False

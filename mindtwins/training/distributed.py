@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from dataclasses import dataclass, field
 
 import mindspore as ms
@@ -34,14 +35,17 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    @property
-    def command(self) -> str:
-        """What stood before the script's name in the command line, as far as that is known."""
+    def launched_by(self, python: str) -> list[str]:
+        """What stood before the script's name in the command line, as far as that is known.
+
+        Args:
+            python: how the interpreter was called.
+        """
         if self.connection is None:
-            return "python"
+            return [python]
         if self.connection.process.launcher == "msrun":
-            return f"msrun --worker_num={self.size} ..."
-        return f"mpirun -n {self.size} python"
+            return ["msrun", f"--worker_num={self.size}", "..."]
+        return ["mpirun", "-n", str(self.size), python]
 
     def exchange(self, label: str, payload: bytes = b"") -> list[bytes]:
         """Every rank's bytes, in the order of the ranks; see `Connection.exchange`.
@@ -61,6 +65,11 @@ class World:
     def total(self, label: str, number: float) -> float:
         """The sum of every rank's number."""
         return sum(json.loads(there) for there in self.exchange(label, json.dumps(number).encode()))
+
+    def ranks_here(self) -> int:
+        """How many ranks run on this machine, this one included."""
+        name = socket.gethostname().encode()
+        return self.exchange("machine", name).count(name)
 
     def mean_over_ranks(self) -> nn.Cell | None:
         """The cell that averages gradients; None for a lone process."""

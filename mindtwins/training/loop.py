@@ -5,30 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from itertools import islice
-from pathlib import Path
 
 import mindspore as ms
 from tqdm import tqdm
 
-from mindtwins.checkpoint import load_checkpoint, save_checkpoint
-from mindtwins.config import TrainConfig
+from mindtwins.checkpoint import save_checkpoint
+from mindtwins.config import TrainConfig, as_begun
 from mindtwins.data.loader import TrainingBatch
 from mindtwins.distribution.connection import RankLost
 from mindtwins.errors import UserError
 from mindtwins.execution import use_device
 from mindtwins.files import atomic_write
-from mindtwins.training.checkpoints import CheckpointFolder
 from mindtwins.training.distributed import World, join_world
 from mindtwins.training.log import RunLog
+from mindtwins.training.memory import check_memory, free_memory
 from mindtwins.training.resume import check_continuation, run_identity
+from mindtwins.training.run_folder import RunFolder
 from mindtwins.training.schedule import create_schedule
 from mindtwins.training.signals import StopRequest
 from mindtwins.training.step import StepResult
@@ -38,6 +38,10 @@ from mindtwins.training.train_state import TrainState
 # A loss scale below this means that the gradients are broken, not that fp16 is short of range.
 SMALLEST_LOSS_SCALE = 2.0**-10
 FILES_NAMED = 4
+# Seconds between lines within an epoch, where no bar shows how it goes.
+SECONDS_BETWEEN_LINES = 60.0
+# The share of the images that an epoch may leave out without a word.
+SMALL_SHARE = 0.05
 
 
 @dataclass
@@ -62,16 +66,24 @@ class Trainer:
 
     Args:
         config: the recipe.
-        task: what it says of models, data and losses (`create_task(config)`).
+        create_task: from a recipe to what it says of models, data and losses.
 
     Raises:
         UserError: a mistake in the recipe, the data or the output folder.
     """
 
-    def __init__(self, config: TrainConfig, task: Task) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, create_task: Callable[[TrainConfig], Task]) -> None:
         use_device(config.device_target, config.allow_tf32)
         self.world = join_world(config.distribute)
+        self.run_folder = RunFolder(config)
+        self._continued = None if config.dry_run else self.run_folder.read_continued()
+        if self._continued is not None:
+            begun = (self._continued.metadata or {}).get("recipe", {})
+            config = as_begun(config, begun)
+        self.config = config
+        task = create_task(config)
+        ranks_here = self.world.ranks_here()
+        self._memory_doubt = check_memory(task.parts(), config, ranks_here, free_memory())
         train_data, test_data = task.find_data("train"), task.find_data("val")
         task.check_same_classes(train_data, test_data)
         self.config = config = task.config
@@ -90,20 +102,24 @@ class Trainer:
         self.evaluator = task.evaluator(model, test_data, self.world)
         self.score_name = task.score_name
         self.progress = Progress()
-        self.folder = Path(config.output_dir)
-        self.checkpoints = CheckpointFolder(self.folder, config.keep_checkpoint_max)
+        self.folder = self.run_folder.path
         self.log = RunLog(self.folder, task.curves, config.tensorboard and self.world.is_main)
         self._has_compiled = False
+        self._activity = "this step"
         self._epoch_started, self._epoch_first_step = 0.0, 0
+        self._last_line = 0.0
 
     def train(self) -> None:
         """Train from where the run is to its end, to `max_steps`, or to a signal."""
-        self._prepare_folder()
+        self.run_folder.check()
+        if self._continued is not None:
+            self._take_up()
         self._check_same_start()
+        self._prepare_folder()
         self.introduce()
         stop_at = min(self.config.max_steps or self.last_step, self.last_step)
         signal = 0
-        with StopRequest() as request, closing(self.log):
+        with StopRequest(self._announce_stop) as request, closing(self.log):
             for batches in self.step_batches(self.progress.step, stop_at):
                 signal = self._agreed_signal(request)
                 if signal == 0:
@@ -142,65 +158,52 @@ class Trainer:
                 f"{self.global_batch} / {config.lr_reference_batch}"
             )
 
+        for notice in self._doubts():
+            self.say(f"notice: {notice}")
+
+    def _doubts(self) -> Iterator[str]:
+        """What is allowed, but hardly meant."""
+        config, peak = self.config, self.schedule.peak
+        if self._memory_doubt:
+            yield self._memory_doubt
+        for name in ("min_lr", "warmup_lr"):
+            rate = getattr(config, name)
+            if rate > peak and (name == "min_lr" or self.schedule.warmup_epochs):
+                yield (
+                    f"{name} {rate:g} is above the peak learning rate {peak:g}, so the rate "
+                    f"{'rises to it' if name == 'min_lr' else 'falls in the warmup'}: lower "
+                    f"--{name} or raise --lr"
+                )
+        images, steps = len(self.loader.dataset), self.loader.steps_per_epoch
+        unused = images - steps * self.global_batch
+        if unused > SMALL_SHARE * images:
+            yield (
+                f"each pass leaves out {unused} of the {images} training images (others each time) "
+                f"that fill no whole global batch: {steps} step{'s' * (steps > 1)} of "
+                f"{self.global_batch} images; a smaller --batch_size leaves out fewer"
+            )
+
     # Before the first step
 
-    def _prepare_folder(self) -> None:
-        """Continue a run, start over, or make sure that none is overwritten."""
-        if self.config.resume:
-            self._resume()
-        elif self.config.overwrite:
-            self._delete_run()
-        elif self._files_of_a_run():
-            raise UserError(
-                f"{self.folder} already holds a run: continue it with --resume, start over with "
-                "--overwrite, or choose another --output_dir"
-            )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot create {self.folder}: {error.strerror}") from error
-        if not os.access(self.folder, os.W_OK | os.X_OK):
-            raise UserError(f"cannot write to {self.folder}: choose another --output_dir")
-
-    def _delete_run(self) -> None:
-        files = self._files_of_a_run()
-        start = self.config.ckpt_path
-        if start and Path(start).resolve() in [path.resolve() for path in files]:
-            raise UserError(
-                f"--overwrite would delete the --ckpt_path {start}: choose another --output_dir"
-            )
-        if self.world.is_main:
-            for path in files:
-                path.unlink()
-
-    def _files_of_a_run(self) -> list[Path]:
-        patterns = (
-            *("*.jsonl", "curve.png", "best.ckpt", "final*.ckpt", "step_*.ckpt"),
-            *("non_finite_step_*.txt", "tensorboard/events.out.tfevents.*"),
-        )
-        return [path for pattern in patterns for path in self.folder.glob(pattern)]
-
-    def _resume(self) -> None:
-        if self.config.resume == "auto":
-            checkpoint, problems = self.checkpoints.newest()
-            for problem in problems:
-                self.say(f"notice: {problem}; going back to the checkpoint before it")
-            if checkpoint is None:
-                self.say(f"nothing to continue in {self.folder}: starting from the beginning")
-                self._rewind_log()
-                return
-        else:
-            checkpoint = load_checkpoint(self.config.resume)
+    def _take_up(self) -> None:
+        """Go on where the checkpoint is that `--resume` found."""
+        checkpoint = self._continued
         for notice in check_continuation(checkpoint, self.identity, self._has_batch_norms):
             self.say(f"notice: {notice}")
         self.train_state.restore(checkpoint)
         self.progress = Progress(**checkpoint.metadata["progress"])
-        self._rewind_log()
-        self.say(f"continuing from {checkpoint.path}, after step {self.progress.step}")
+        self._continued = replace(checkpoint, tensors={})  # the memory is needed
 
-    def _rewind_log(self) -> None:
-        if self.world.is_main:
-            self.log.rewind(self.progress.step // self.steps_per_epoch, self.progress.step)
+    def _prepare_folder(self) -> None:
+        if not self.world.is_main:
+            return
+        for notice in self.run_folder.take_over(self._continued):
+            self.say(f"notice: {notice}")
+        self.log.rewind(self.progress.step // self.steps_per_epoch, self.progress.step)
+        if self._continued is not None:
+            self.say(f"continuing from {self._continued.path}, after step {self.progress.step}")
+        elif self.config.resume:
+            self.say(f"nothing to continue in {self.folder}: starting from the beginning")
 
     def _check_same_start(self) -> None:
         """Make sure that all ranks start from the same state and data, and wait for them.
@@ -245,6 +248,14 @@ class Trainer:
             f"{_command(self.world)} --resume"
         )
 
+    def _announce_stop(self) -> None:
+        """Answer a signal at once: what is under way may take a while."""
+        if self.world.connection is None:
+            more = "press Ctrl-C again to stop at once"
+        else:  # the launcher may end what it shows before the ranks do
+            more = f"continue with: {_command(self.world)} --resume"
+        self.say(f"stopping after {self._activity}; {more}")
+
     # Steps
 
     def step_batches(self, start: int, stop: int) -> Iterator[list[TrainingBatch]]:
@@ -273,13 +284,16 @@ class Trainer:
         lr = self.schedule(step)
         started = time.perf_counter()
         if not self._has_compiled:
+            self._activity = "this step (compiling it may take minutes)"
             self.say("compiling the training step ...")
         result = self.train_state.step(batches, lr)
         if not self._has_compiled:
+            self._activity = "this step"
             self._has_compiled = True
             self.say(f"compiled; the first step took {time.perf_counter() - started:.0f} s")
             # The epoch's images/s leave the compilation out.
             self._epoch_started, self._epoch_first_step = time.perf_counter(), step + 1
+            self._last_line = time.perf_counter()
         scale = self.train_state.loss_scale.scale.asnumpy().item()
         self._check_finite(result, lr, scale, batches)
         self.progress.epoch_loss += result.loss
@@ -289,6 +303,33 @@ class Trainer:
             self.log.add_step(
                 step=step, train_loss=result.loss, train_lr=lr, grad_norm=norm, loss_scale=scale
             )
+        if time.perf_counter() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._tell_progress(result.loss)
+
+    def _tell_progress(self, loss: float) -> None:
+        """A line within an epoch, for a log file or a launcher: a terminal has a bar instead."""
+        self._last_line = time.perf_counter()
+        if sys.stderr.isatty():
+            return
+        speed = self._images_per_second()
+        if speed is None:
+            return
+        epoch, done = divmod(self.progress.step, self.steps_per_epoch)
+        if done == 0:  # the epoch's own line follows
+            return
+        in_epoch, in_all = (
+            timedelta(seconds=round(steps * self.global_batch / speed))
+            for steps in (self.steps_per_epoch - done, self.last_step - self.progress.step)
+        )
+        self.say(
+            f"epoch {epoch}: step {done} of {self.steps_per_epoch}, loss {loss:.4f}, "
+            f"{speed:.0f} images/s, {in_epoch} left in the epoch, {in_all} in all"
+        )
+
+    def _images_per_second(self) -> float | None:
+        """Of the epoch so far, compilation left out; None if nothing else was left to measure."""
+        images = (self.progress.step - self._epoch_first_step) * self.global_batch
+        return images / (time.perf_counter() - self._epoch_started) if images else None
 
     def _check_finite(
         self, result: StepResult, lr: float, scale: float, batches: list[TrainingBatch]
@@ -314,8 +355,7 @@ class Trainer:
     def _finish_epoch(self) -> None:
         progress, config = self.progress, self.config
         epoch = progress.step // self.steps_per_epoch - 1
-        seconds = time.perf_counter() - self._epoch_started
-        images = (progress.step - self._epoch_first_step) * self.global_batch
+        speed = self._images_per_second()
         record = {
             "train_lr": self.schedule(progress.step - 1),
             "train_loss": progress.epoch_loss / self.steps_per_epoch,
@@ -333,13 +373,17 @@ class Trainer:
                     metrics = self._evaluate("ema")
                 record |= {f"test_{key}_ema": value for key, value in metrics.record().items()}
                 said.append(f"moving average {metrics}")
-        self.say("; ".join([*said, f"{images / seconds:.0f} images/s"]))
+        said.append("speed not measured" if speed is None else f"{speed:.0f} images/s")
+        self.say("; ".join(said))
+        self._last_line = time.perf_counter()
         if self.world.is_main:
             self.log.add_epoch(**record)
 
     def _evaluate(self, weights: str) -> Metrics:
         """Evaluate the weights that the model has now; keep them if they are the best so far."""
+        self._activity = "the evaluation"
         metrics = self.evaluator.evaluate()
+        self._activity = "this step"
         if metrics.score > self.progress.best:
             self.progress.best = metrics.score
             self.progress.best_epoch = self.progress.step // self.steps_per_epoch - 1
@@ -360,7 +404,7 @@ class Trainer:
     def _write_checkpoint(self) -> None:
         """Write all that a continuation needs."""
         metadata = self.identity | {"progress": asdict(self.progress)}
-        self.checkpoints.save(self.progress.step, self.train_state.state(), metadata)
+        self.run_folder.checkpoints.save(self.progress.step, self.train_state.state(), metadata)
 
     def _save_weights(self, name: str, weights: str) -> None:
         """Write the model's weights alone, as `create_model` loads them."""
@@ -390,17 +434,23 @@ class Trainer:
             self.say(f"  {self.folder / name}  {what}")
 
     def say(self, text: str) -> None:
-        """Print, on rank 0 only, without tearing a progress bar."""
+        """Print, on rank 0 only, without tearing a progress bar.
+
+        That nobody reads any more (`| head`, a lost terminal) does not end a run.
+        """
         if self.world.is_main:
-            tqdm.write(text)
+            with suppress(OSError):
+                tqdm.write(text)
+                sys.stdout.flush()
 
 
 def _command(world: World) -> str:
     """The command that started this run, without flags that a continuation does not want."""
+    python, *given = sys.orig_argv
     words, dropping = [], False
-    for word in sys.argv[1:]:
+    for word in given:
         if word.startswith("-"):
             dropping = word.split("=")[0] in ("--resume", "--overwrite", "--max_steps")
         if not dropping:
             words.append(word)
-    return f"{world.command} {shlex.join([sys.argv[0], *words])}"
+    return shlex.join([*world.launched_by(python), *words])

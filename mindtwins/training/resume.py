@@ -60,8 +60,8 @@ def check_continuation(
     if changed:
         raise UserError(
             f"cannot continue {checkpoint.path} with another recipe ({_listing(changed)}): restore "
-            "these values, or start a new run from its weights with --ckpt_path and another "
-            "--output_dir"
+            "these values, or train on from its weights in a run of its own, with --ckpt_path "
+            f"{checkpoint.path} and another --output_dir instead of --resume"
         )
     # The checkpoint that the run once started from decides the dialect.
     model = {
@@ -70,9 +70,11 @@ def check_continuation(
         if then["dialect"].get(name) != value
     }
     if model:
+        start = then["recipe"]["ckpt_path"]
+        advice = f"give the --ckpt_path that the run started with ({start})"
         raise UserError(
-            f"cannot continue {checkpoint.path} with another model ({_listing(model)}): give the "
-            f"--ckpt_path that the run started with ({then['recipe']['ckpt_path'] or 'none'})"
+            f"cannot continue {checkpoint.path} with another model ({_listing(model)}): "
+            f"{advice if start else 'leave --ckpt_path out, as the run did when it started'}"
         )
     return [
         f"continuing with another {name}: {was} -> {is_now}" for name, (was, is_now) in free.items()

@@ -11,6 +11,7 @@ from mindspore import nn
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.config import Config
 from mindtwins.data.loader import TrainingLoader
+from mindtwins.models.complexity import Part
 from mindtwins.training.distributed import World
 
 
@@ -126,6 +127,9 @@ class Task(Protocol):
 
     def captioned(self, prediction: dict) -> tuple[str, str]:
         """A picture that shows a prediction, and what to write above it."""
+
+    def parts(self) -> list[Part]:
+        """The parts of the model, counted for one training image."""
 
     def summary(self) -> str:
         """The model's parameters and multiply-adds as a table."""

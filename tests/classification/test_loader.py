@@ -200,7 +200,9 @@ BAD = (3, 17, 18)
 def test_damaged_image_stops_the_run_with_its_path(
     damaged: ImageFolder, workers: dict[str, object], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UserError, match=r"cannot read image \S*\.jpg \(.+\): repair or remove it"):
+    with pytest.raises(
+        UserError, match=r"cannot read image \S*\.jpg \(.+\): repair it, or pass --skip"
+    ):
         list(training_loader(damaged, **workers).batches(0, 3))
     with pytest.raises(UserError, match=f"cannot read image {damaged.paths[3]}"):
         list(evaluation_loader(damaged, **workers))

@@ -151,6 +151,80 @@ def test_shards_give_what_the_whole_batch_gives(mode: str, shards: int, batch_si
             np.testing.assert_array_equal(own_targets, targets[positions])
 
 
+def mix_shards(
+    mixing: Mixing, ranks: int, step: int, accumulation: int = 1
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The images and positions of each rank's first micro-batch of a global batch of 32."""
+    shards = []
+    for rank in range(ranks):
+        for micro in range(accumulation):
+            count = ranks * accumulation
+            positions = batch_positions(32 // count, micro * ranks + rank, count)
+            images = flat_images(32)[positions]
+            mixing(
+                images,
+                positions % CLASSES,
+                seed=5,
+                step=step,
+                positions=positions,
+                global_batch=32,
+                rank=rank,
+            )
+            shards.append((images, positions))
+    return shards
+
+
+def shard_kinds(shards: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[str, float]]:
+    """How each shard was mixed; asserts that all of it was mixed alike."""
+    kinds = []
+    for images, positions in shards:
+        found = [
+            read_off(image, position, 31 - position)
+            for image, position in zip(images, positions, strict=True)
+        ]
+        assert len({kind for kind, _ in found}) == 1
+        assert np.ptp([kept for _, kept in found]) < 1e-4
+        kinds.append(found[0])
+    return kinds
+
+
+def test_each_rank_draws_its_own_as_the_authors_processes_did() -> None:
+    """A step of 8 ranks has both kinds, and its mean lambda varies an eighth as much."""
+    means = {}
+    for draws in ("rank", "global"):
+        steps = [shard_kinds(mix_shards(Mixing(CLASSES, draws=draws), 8, s)) for s in range(150)]
+        mixed = np.mean([len({kind for kind, _ in step}) > 1 for step in steps])
+        means[draws] = np.var([np.mean([kept for _, kept in step]) for step in steps])
+        assert mixed > 0.95 if draws == "rank" else mixed == 0
+    assert means["rank"] / means["global"] == pytest.approx(1 / 8, rel=0.5)
+
+
+def test_a_rank_s_micro_batches_share_its_draw() -> None:
+    for step in range(5):
+        shards = mix_shards(Mixing(CLASSES, draws="rank"), 2, step, accumulation=2)
+        first, again, second, once_more = shard_kinds(shards)
+        assert first[0] == again[0] and first[1] == pytest.approx(again[1], abs=1e-4)
+        assert second[0] == once_more[0] and second[1] == pytest.approx(once_more[1], abs=1e-4)
+        assert first[1] != pytest.approx(second[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_a_lone_rank_draws_for_all(mode: str) -> None:
+    for step in range(5):
+        ours, theirs = (
+            mix(Mixing(CLASSES, mode=mode, draws=draws), 12, step) for draws in ("rank", "global")
+        )
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("mode", ["pair", "elem"])
+def test_other_modes_do_not_depend_on_the_ranks(mode: str) -> None:
+    whole, _ = mix(Mixing(CLASSES, mode=mode, draws="rank"), 32, 3)
+    for images, positions in mix_shards(Mixing(CLASSES, mode=mode, draws="rank"), 4, 3):
+        np.testing.assert_array_equal(images, whole[positions])
+
+
 def test_same_step_same_mixture_other_step_another() -> None:
     mixing = Mixing(CLASSES)
     np.testing.assert_array_equal(mix(mixing, 8, 3)[0], mix(mixing, 8, 3)[0])
@@ -159,7 +233,13 @@ def test_same_step_same_mixture_other_step_another() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"mode": "half"}, {"mixup_alpha": -1.0}, {"prob": 1.5}, {"label_smoothing": -0.1}],
+    [
+        {"mode": "half"},
+        {"draws": "host"},
+        {"mixup_alpha": -1.0},
+        {"prob": 1.5},
+        {"label_smoothing": -0.1},
+    ],
 )
 def test_bad_options(bad: dict[str, object]) -> None:
     with pytest.raises(UserError, match=str(next(iter(bad.values())))):

@@ -11,6 +11,7 @@ from mindtwins.config import (
     InferConfig,
     TrainConfig,
     ValidateConfig,
+    as_begun,
     as_dict,
     config_diff,
     parse_config,
@@ -106,7 +107,10 @@ def test_mistakes_on_the_command_line(argv: list[str], message: str):
         (["--std", "0.5,0.5,0"], "std must be above 0"),
         (["--resize_ratio", "0,1"], "resize_ratio must be above 0, not 0,1"),
         (["--test_ratios", ""], "test_ratios must be above 0"),
-        (["--epoch_size", "5"], "warmup_epochs (5) must be fewer than epoch_size (5)"),
+        (
+            ["--epoch_size", "5", "--warmup_epochs", "5"],
+            "warmup_epochs (5) must be fewer than epoch_size (5)",
+        ),
         (["--drop_head"], "drop_head needs ckpt_path"),
         (["--resume", "--overwrite"], "resume and overwrite contradict each other"),
         (["--dataset", "list"], "dataset: list needs val_list"),
@@ -227,6 +231,45 @@ def test_config_diff_separates_what_changes_the_result():
     assert config_diff(old, new) == ({"lr": (5e-4, 1.0)}, {"num_parallel_workers": (8, 1)})
     assert config_diff(old, old) == ({}, {})
     assert config_diff({**old, "gone": 1}, old)[0] == {"gone": (1, None)}
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (2, 1), (3, 1), (5, 2), (6, 5)])
+def test_a_warmup_by_default_fits_a_short_training(
+    epochs: int, warmup: int, caplog: pytest.LogCaptureFixture
+):
+    assert parse("--epoch_size", str(epochs)).warmup_epochs == warmup
+    assert ("warmup_epochs is" in caplog.text) == (warmup < 5)
+
+
+def test_a_stated_warmup_has_to_fit(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("warmup_epochs: 5\n")
+    for words in (["--warmup_epochs", "5"], ["-c", str(tmp_path / "a.yaml")]):
+        with pytest.raises(UserError, match=r"must be fewer .* set --warmup_epochs 1") as caught:
+            parse(*words, "--epoch_size", "3")
+        advice = str(caught.value).split(": set ")[1].split(",")[0]
+        assert parse(*words, "--epoch_size", "3", *advice.split()).warmup_epochs == 1
+
+
+def test_on_cpu_a_recipe_for_devices_is_float32(caplog: pytest.LogCaptureFixture):
+    recipe = ["-c", str(CONFIGS / "svt_s_gpu.yaml")]
+    assert parse(*recipe).amp_level == "O1"
+    assert caplog.text == ""
+    assert parse(*recipe, "--device_target", "CPU").amp_level == "O0"
+    assert "--amp_level O1 asks for that" in caplog.text
+    assert parse(*recipe, "--device_target", "CPU", "--amp_level", "O1").amp_level == "O1"
+    ascend = ["-c", str(CONFIGS / "svt_s_ascend.yaml"), "--device_target", "CPU"]
+    assert parse_config(ValidateConfig, ascend, "").amp_level == "O0"
+
+
+def test_a_continued_run_keeps_how_it_mixed():
+    """Runs that began before there was the choice drew once for all ranks."""
+    config = parse("--lr", "1")
+    before = {name: value for name, value in as_dict(config).items() if name != "mixup_draws"}
+    assert as_begun(config, before).mixup_draws == "global"
+    assert as_begun(config, {**before, "mixup_draws": "rank"}).mixup_draws == "rank"
+    assert config_diff(before, as_dict(as_begun(config, before))) == ({}, {})
+    asked = as_begun(parse("--mixup_draws", "rank"), before)
+    assert config_diff(before, as_dict(asked))[0]["mixup_draws"] == ("global", "rank")
 
 
 # The table of the authors' runs: global batch, peak rate, warmup, drop path.

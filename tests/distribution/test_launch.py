@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -151,6 +152,59 @@ def test_two_jobs_at_once_do_not_meet():
     assert set(candidate_ports(names[0])) != set(candidate_ports(names[1]))
     assert len(set(candidate_ports(names[0]))) == len(candidate_ports(names[0]))
     assert all(20000 <= port < 30000 for port in candidate_ports(names[0]))
+
+
+def start_rank(folder: Path, *arguments: object) -> subprocess.Popen:
+    """One of two ranks, whose output goes to a pipe that a launcher in between would read."""
+    environment = os.environ | {
+        "OMPI_COMM_WORLD_RANK": "0",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+        "PMIX_NAMESPACE": f"test-{uuid.uuid4()}",
+    }
+    log = (folder / "rank.log").open("w")
+    command = [sys.executable, str(WORKER), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+
+def wait_for(path: Path, seconds: float = 30) -> str:
+    """The content of a file, once it has one."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        if path.exists() and path.read_text():
+            return path.read_text()
+        time.sleep(0.05)
+    raise AssertionError(f"{path} stays empty")
+
+
+def test_a_rank_outlives_what_its_launcher_kills(tmp_path):
+    """As msrun does at Ctrl-C: it has time to finish its step."""
+    process = start_rank(tmp_path, "steps", 0, tmp_path)
+    wait_for(tmp_path / "stepping")
+    process.kill()
+    process.wait()
+    assert wait_for(tmp_path / "saved") == f"after signal {signal.SIGTERM.value}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_comes_to_the_rank_and_its_code_back(tmp_path, number):
+    process = start_rank(tmp_path, "steps", 0, tmp_path)
+    wait_for(tmp_path / "stepping")
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    assert (tmp_path / "saved").read_text() == f"after signal {number.value}"
+
+
+def test_an_interrupt_of_all_ranks_is_told_once():
+    job = run_ranks("interrupt", ranks=3)
+    assert job.codes == [130, 130, 130]
+    assert job.errors == ["interrupted\n", "", ""]
+
+
+def test_an_interrupt_of_one_rank_ends_the_others():
+    job = run_ranks("interrupt", 1, ranks=3)
+    assert job.codes == [1, 130, 1]
+    assert job.errors == ["error: rank 1 was interrupted\n", "", ""]
 
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun")

@@ -7,15 +7,20 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
-from mindtwins.distribution import connection, launch
+from mindtwins.distribution import connection, launch, launched
 from mindtwins.errors import UserError
+from mindtwins.training.signals import StopRequest
 
 connection.NOTICE_SECONDS = 1.0
 
 
 def main(argv):
     action, victim = argv[0], int(argv[1]) if len(argv) > 1 else None
+    if action == "steps":
+        launched.stand_apart()
+        steps(Path(argv[2]))
     if action == "early":
         raise UserError("no such recipe")
     # On a GPU there is no bridge to MindSpore's CPU cluster to build.
@@ -34,7 +39,21 @@ def main(argv):
     here.exchange("next")
 
 
+def steps(folder):
+    with StopRequest() as request:
+        (folder / "stepping").write_text("yes")
+        for _ in range(600):
+            time.sleep(0.05)
+            if request.signal:
+                break
+        time.sleep(0.5)
+        (folder / "saved").write_text(f"after signal {request.signal}")
+    sys.exit(128 + request.signal)
+
+
 def act(action, here):
+    if action == "interrupt":
+        os.kill(os.getpid(), signal.SIGINT)
     if action in ("kill", "busy"):
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "fork":

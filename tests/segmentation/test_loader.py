@@ -138,7 +138,9 @@ def damage(pairs: ImageLabelFolder) -> None:
 
 def test_damaged_pairs_stop_the_run(pairs: ImageLabelFolder) -> None:
     damage(pairs)
-    with pytest.raises(UserError, match=r"cannot read image \S+jpg \(.+\): repair or remove it"):
+    with pytest.raises(
+        UserError, match=r"cannot read image \S+jpg \(.+\): repair it, or pass --skip"
+    ):
         list(training_loader(pairs).batches(0, 4))
     with pytest.raises(UserError, match=f"cannot read image {pairs.paths[2]}"):
         list(evaluation_loader(pairs))

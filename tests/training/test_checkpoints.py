@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,9 @@ import pytest
 
 from mindtwins import files
 from mindtwins.errors import UserError
-from mindtwins.training.checkpoints import CheckpointFolder
+from mindtwins.training.checkpoints import CheckpointFolder, set_aside
+
+ROOT = Path(__file__).parents[2]
 
 
 def save(folder: CheckpointFolder, step: int) -> Path:
@@ -19,25 +25,26 @@ def save(folder: CheckpointFolder, step: int) -> Path:
 
 def test_the_newest_few_are_kept(tmp_path: Path):
     folder = CheckpointFolder(tmp_path, keep=2)
-    assert folder.newest() == (None, [])
+    assert folder.newest() == (None, {})
     for step in (8, 9, 10, 100):
         save(folder, step)
     (tmp_path / "step_latest.ckpt").write_bytes(b"somebody else's")
     assert [p.name for p in folder.steps()] == ["step_00000100.ckpt", "step_00000010.ckpt"]
     checkpoint, problems = folder.newest()
-    assert checkpoint.metadata == {"step": 100} and problems == []
+    assert checkpoint.metadata == {"step": 100} and problems == {}
     assert checkpoint.tensors["w"][0] == 100
 
 
 @pytest.mark.parametrize("keep", [1, 3])
-def test_what_was_just_written_stays(tmp_path: Path, keep: int):
-    """A run that went back to an earlier step takes another way from there."""
+def test_saving_deletes_nothing_of_later_steps(tmp_path: Path, keep: int):
+    """They are not this run's: it would have set its own aside."""
     folder = CheckpointFolder(tmp_path, keep=keep)
-    for step in (100, 200, 300, 400):
-        save(folder, step)
+    for step in (200, 300, 400):
+        CheckpointFolder(tmp_path, keep=3).save(step, {"w": np.ones(1, np.float32)}, {})
     save(folder, 250)
-    kept = [250] if keep == 1 else [250, 200]
+    kept = [400, 300, 250] if keep == 1 else [400, 300, 250, 200]
     assert [p.name for p in folder.steps()] == [f"step_{step:08d}.ckpt" for step in kept]
+    assert folder.steps_after(250) == folder.steps()[:2]
 
 
 def flip_a_bit(path: Path) -> None:
@@ -60,7 +67,85 @@ def test_a_damaged_one_is_passed_over_with_a_reason(tmp_path: Path, damage):
     damage(save(folder, 2))
     checkpoint, problems = folder.newest()
     assert checkpoint.metadata == {"step": 1}
-    assert len(problems) == 1 and "step_00000002.ckpt" in problems[0]
+    assert list(problems) == [tmp_path / "step_00000002.ckpt"]
+    assert "step_00000002.ckpt" in problems[tmp_path / "step_00000002.ckpt"]
+    assert (tmp_path / "step_00000002.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("met", "raised"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (SystemExit(143), SystemExit),
+        (MemoryError(), UserError),
+        (PermissionError(errno.EACCES, "Permission denied"), UserError),
+        (OSError(errno.EIO, "Input/output error"), UserError),
+    ],
+)
+def test_what_is_no_damage_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, met: BaseException, raised: type
+):
+    folder = CheckpointFolder(tmp_path, keep=3)
+    save(folder, 1)
+    save(folder, 2)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise met
+
+    monkeypatch.setattr("mindspore.train.serialization.Parameter", fail)
+    with pytest.raises(raised):
+        folder.newest()
+    assert [path.name for path in folder.steps()] == ["step_00000002.ckpt", "step_00000001.ckpt"]
+
+
+def test_a_folder_in_a_checkpoints_place_is_not_passed_over(tmp_path: Path):
+    folder = CheckpointFolder(tmp_path, keep=3)
+    save(folder, 1)
+    (tmp_path / "step_00000002.ckpt").mkdir()
+    with pytest.raises(UserError, match="is a directory"):
+        folder.newest()
+
+
+def test_set_aside_never_replaces(tmp_path: Path):
+    names = []
+    for content in "abc":
+        (tmp_path / "x.ckpt").write_text(content)
+        names += set_aside([tmp_path / "x.ckpt"], "damaged")
+    assert names == ["x.ckpt.damaged", "x.ckpt.damaged_2", "x.ckpt.damaged_3"]
+    assert [(tmp_path / name).read_text() for name in names] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["step_00000002.ckpt", "best.ckpt", "log.jsonl"])
+def test_what_a_kill_left_half_written_goes(tmp_path: Path, name: str):
+    program = f"""
+import os
+from mindtwins.files import replaced_file
+with replaced_file({str(tmp_path / name)!r}) as temporary:
+    temporary.write_bytes(b"half")
+    temporary.with_suffix(".tmp").write_bytes(b"MindSpore's")
+    os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False, env={"PYTHONPATH": str(ROOT)})
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(f".{name}.")
+    others = [".step_notes", ".step_00000002.ckpt.notes", ".best.ckpt.abcd1234"]
+    for other in others:
+        (tmp_path / other).mkdir()
+        (tmp_path / other / "mine.txt").write_text("mine")
+    CheckpointFolder(tmp_path, keep=3).clean()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def test_what_another_run_is_writing_stays(tmp_path: Path):
+    path = tmp_path / ".best.ckpt.abcd1234"
+    path.mkdir()
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    CheckpointFolder(tmp_path, keep=3).clean()
+    assert path.exists()
+    os.close(other)
+    CheckpointFolder(tmp_path, keep=3).clean()
+    assert not path.exists()
 
 
 def test_all_damaged_is_an_error(tmp_path: Path):

@@ -65,6 +65,32 @@ def test_the_model_stays_that_of_the_checkpoint_it_started_from():
     )
 
 
+def test_a_run_that_started_from_nothing_continues_so():
+    other = {**MODEL, "dialect": {"block_epsilon": 1e-5, "patch_rounding": "floor"}}
+    now = run_identity(TrainConfig(batch_size=64, ckpt_path="other.ckpt"), IMAGES, 64, other)
+    with pytest.raises(UserError, match="leave --ckpt_path out, as the run did"):
+        check_continuation(saved(IDENTITY), now)
+
+
+def test_bad_images_may_be_skipped_from_now_on():
+    """As the error about them advises."""
+    now = run_identity(TrainConfig(batch_size=64, skip_bad_images=True), IMAGES, 64, MODEL)
+    assert check_continuation(saved(IDENTITY), now) == [
+        "continuing with another skip_bad_images: False -> True"
+    ]
+
+
+def test_a_refusal_says_how_to_train_longer():
+    now = run_identity(TrainConfig(batch_size=64, epoch_size=400), IMAGES, 64, MODEL)
+    with pytest.raises(UserError) as caught:
+        check_continuation(saved(IDENTITY), now)
+    assert str(caught.value) == (
+        "cannot continue step_00000007.ckpt with another recipe (epoch_size: 300 -> 400): restore "
+        "these values, or train on from its weights in a run of its own, with --ckpt_path "
+        "step_00000007.ckpt and another --output_dir instead of --resume"
+    )
+
+
 def test_a_segmentor_s_batch_norms_see_as_many_images_as_before():
     """Two ranks of 8 images are one of 16; 8 images twice are not."""
 

@@ -1,0 +1,116 @@
+"""What a training step is expected to take, and what is done about too much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mindtwins.config import TrainConfig
+from mindtwins.errors import UserError
+from mindtwins.tasks import create_task
+from mindtwins.training.memory import GB, MB, check_memory, estimate, free_memory
+
+
+def check(config: TrainConfig, free: float, ranks: int = 1) -> str | None:
+    return check_memory(create_task(config).parts(), config, ranks, int(free))
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "measured"),
+    [  # MB that an image more takes, as in docs/performance.md
+        ("svt_small", 224, 82),
+        ("svt_base", 224, 158),
+        ("svt_large", 224, 209),
+        ("pcpvt_small", 224, 130),
+        ("pcpvt_base", 224, 180),
+        ("pcpvt_large", 224, 263),
+        ("svt_small", 512, 447),
+        ("pcpvt_small", 512, 665),
+    ],
+)
+def test_an_image_takes_what_was_measured(model: str, size: int, measured: float):
+    config = TrainConfig(model=model, image_size=size)
+    expected = estimate(create_task(config).parts(), config)
+    assert expected.per_image / MB == pytest.approx(measured, rel=0.05)
+    assert 0.8 * GB < expected.fixed < 2.2 * GB
+
+
+def test_enough_is_passed_over_in_silence():
+    assert check(TrainConfig(batch_size=64), 7 * GB) is None
+
+
+def test_a_little_too_much_is_told_with_a_batch_that_fits():
+    config = TrainConfig(batch_size=64)
+    sentence = check(config, 5 * GB)
+    assert sentence.startswith("a step is expected to take 6.3 GB (0.9 GB and 85 MB for each of 64")
+    assert "but 5.0 GB are free: lower --batch_size to 48 (" in sentence
+    assert check(TrainConfig(batch_size=48), 5 * GB) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks", "free"),
+    [
+        ({"batch_size": 256}, 1, 8 * GB),
+        ({"batch_size": 64}, 4, 8 * GB),
+        ({"batch_size": 16, "image_size": 640}, 1, 4 * GB),
+        ({"batch_size": 64, "amp_level": "O2"}, 1, 8 * GB),
+    ],
+)
+def test_far_too_much_is_refused(options: dict, ranks: int, free: float):
+    with pytest.raises(
+        UserError, match=r"lower --batch_size to \d+ .* as it is more than 1.5 times"
+    ):
+        check(TrainConfig(**options), free, ranks)
+
+
+def test_a_model_too_large_for_any_batch():
+    with pytest.raises(UserError, match="lower --image_size or take a smaller model"):
+        check(TrainConfig(model="svt_large"), 1 * GB)
+
+
+@pytest.mark.parametrize("options", [{"device_target": "GPU"}, {"freeze_backbone": True}])
+def test_what_is_not_known_is_not_judged(options: dict):
+    assert check(TrainConfig(batch_size=4096, **options), 1 * GB) is None
+    config = TrainConfig(batch_size=4096)
+    assert check_memory(create_task(config).parts(), config, 1, None) is None
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+MEMINFO = "MemTotal: 9000 kB\nMemAvailable:    4000 kB\nSwapFree: 500 kB\n"
+GROUP = "sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, None),
+        ({"proc/meminfo": MEMINFO}, 4500 * 1024),
+        ({"proc/meminfo": MEMINFO, f"{GROUP}/memory.max": "max\n"}, 4500 * 1024),
+        (
+            {
+                "proc/meminfo": MEMINFO,
+                f"{GROUP}/memory.max": "3000000\n",
+                f"{GROUP}/memory.current": "2500000\n",
+                f"{GROUP}/memory.stat": "anon 1\ninactive_file 200000\n",
+            },
+            700_000,
+        ),
+        (
+            {
+                "proc/meminfo": MEMINFO,
+                f"{GROUP}/memory/memory.limit_in_bytes": "3000000\n",
+                f"{GROUP}/memory/memory.usage_in_bytes": "2900000\n",
+            },
+            100_000,
+        ),
+    ],
+)
+def test_the_machine_s_and_the_container_s_memory(tmp_path: Path, files: dict, free: int | None):
+    assert free_memory(write(tmp_path, files)) == free
