@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -84,14 +85,18 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     global _interrupted_by
     is_second = was_interrupted()
     _interrupted_by = _interrupted_by or number
-    if is_second or _is_importing(frame):
+    if is_second or _is_amid_others(frame):
         end_interrupted()
     raise KeyboardInterrupt
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _is_amid_others(frame: FrameType | None) -> bool:
+    """Whether a module is being imported or MindSpore compiles: both make a mess of exceptions."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        file, function = frame.f_code.co_filename, frame.f_code.co_name
+        if file.startswith("<frozen importlib"):
+            return True
+        if function == "compile" and "mindspore" in Path(file).parts:
             return True
         frame = frame.f_back
     return False

@@ -81,6 +81,26 @@ def test_while_a_module_is_imported_it_ends_at_once(tmp_path: Path):
     assert interrupted(program, tmp_path) == (130, "before\ninterrupted\n")
 
 
+def test_while_mindspore_compiles_it_ends_at_once(tmp_path: Path):
+    """It would print a traceback of its own and leave a folder."""
+    (tmp_path / "mindspore").mkdir()
+    (tmp_path / "mindspore" / "__init__.py").touch()
+    (tmp_path / "mindspore" / "api.py").write_text(
+        "def compile(parse):\n"
+        "    try:\n"
+        "        parse()\n"
+        "    except BaseException:\n"
+        "        print('[ERROR] went on')\n"
+    )
+    program = """
+    def main(argv):
+        from mindspore.api import compile
+        compile(interrupt)
+    run_cli(main)
+    """
+    assert interrupted(program, tmp_path) == (130, "interrupted\n")
+
+
 def test_also_before_a_script_calls_run_cli(tmp_path: Path):
     program = """
     from mindtwins import interruptible

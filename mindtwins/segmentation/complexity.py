@@ -17,6 +17,10 @@ from mindtwins.segmentation.variants import (
     split_name,
 )
 
+# How many times the inputs and outputs of its convolutions a kind of head keeps in training, by
+# what an image more takes on a CPU at 512 pixels: UPerNet has its maps again resized and joined.
+KEPT = {"fpn": 1.0, "upernet": 2.1}
+
 
 def count(
     name: str,
@@ -31,7 +35,7 @@ def count(
     head occur in training alone. Changing the size of maps, norms, GELU, ReLU and additions are
     left out.
     """
-    _, backbone = split_name(name)
+    head, backbone = split_name(name)
     shapes = segmentor_shapes(name, num_classes, in_channels)
     shapes = {name: shape for name, shape in shapes.items() if ".bn.moving_" not in name}
     of_backbone = {
@@ -54,11 +58,10 @@ def count(
             if name.startswith(part) and len(shape) == 4
         ]
         products = sum(math.prod(shape) * pixels for shape, pixels in convolutions)
-        # Of each convolution the input and the output, which its norm takes: within 10 %.
         kept = sum((shape[0] + shape[1]) * pixels for shape, pixels in convolutions)
         if products:
             parameters = count_parameters(shapes, (part,))
-            parts.append(Part(title, output, parameters, products, 0, kept))
+            parts.append(Part(title, output, parameters, products, 0, round(KEPT[head] * kept)))
     return parts
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mindtwins.config import TrainConfig
 from mindtwins.errors import UserError
+from mindtwins.layers import kernels
 from mindtwins.tasks import create_task
 from mindtwins.training.memory import GB, MB, check_memory, estimate, free_memory
 
@@ -34,6 +37,16 @@ def test_an_image_takes_what_was_measured(model: str, size: int, measured: float
     expected = estimate(create_task(config).parts(), config)
     assert expected.per_image / MB == pytest.approx(measured, rel=0.05)
     assert 0.8 * GB < expected.fixed < 2.2 * GB
+
+
+@pytest.mark.parametrize(
+    ("model", "measured"),
+    [("fpn_svt_small", 571), ("fpn_pcpvt_small", 830), ("upernet_svt_small", 1210)],
+)
+def test_so_does_a_crop(model: str, measured: float):
+    config = TrainConfig(task="segmentation", model=model, image_size=512, num_classes=150)
+    expected = estimate(create_task(config).parts(), config)
+    assert expected.per_image / MB == pytest.approx(measured, rel=0.1)
 
 
 def test_enough_is_passed_over_in_silence():
@@ -114,3 +127,43 @@ GROUP = "sys/fs/cgroup"
 )
 def test_the_machine_s_and_the_container_s_memory(tmp_path: Path, files: dict, free: int | None):
     assert free_memory(write(tmp_path, files)) == free
+
+
+STEP = """
+import sys
+from pathlib import Path
+import mindspore as ms, numpy as np
+from mindtwins.classification.loss import SoftTargetCrossEntropy
+from mindtwins.execution import set_precision, use_device
+from mindtwins.models import create_model
+from mindtwins.training.loss_scale import LossScale
+from mindtwins.training.step import MicroBatch, build_train_step
+
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+use_device("CPU")
+ms.set_seed(0)
+before, level = peak(), sys.argv[1]
+model = set_precision(create_model("svt_tiny", 10), level)
+scale = LossScale(1024.0, 1000, dynamic=level != "O0")
+step = build_train_step(model, SoftTargetCrossEntropy(), loss_scale=scale)
+images = np.random.default_rng(0).standard_normal((32, 3, 128, 128), np.float32)
+result = step([MicroBatch(images, np.eye(10, dtype=np.float32)[np.arange(32) % 10])], 1e-4)
+print(peak() - before, result.loss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not kernels.available(), reason="the kernels are not available")
+def test_half_precision_takes_about_as_much_as_float32(tmp_path: Path):
+    """Of MindSpore's own operators it took 6 times as much: the kernels are float32's."""
+    script = tmp_path / "step.py"
+    script.write_text(STEP)
+    found = {}
+    for level in ("O0", "O1"):
+        command = [sys.executable, str(script), level]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[level] = [float(word) for word in done.stdout.split()[-2:]]
+    assert found["O1"][0] < 2 * found["O0"][0]
+    assert found["O1"][1] == pytest.approx(found["O0"][1], rel=1e-4)
