@@ -18,18 +18,19 @@ export PATH := $(abspath $(BIN)):$(PATH)
 help:
 	@echo "make demo         train, validate, convert and classify on embedded data"
 	@echo "make demo-seg     the same for segmentation"
-	@echo "make test         formatting, linting and the test suite"
+	@echo "make test         formatting, linting, types and the test suite"
 	@echo "make test-fast    the suite without its slow sweeps"
+	@echo "make lint         formatting, linting and types alone"
 	@echo "make test-endurance  jobs that are killed and resumed again and again, for half an hour"
 	@echo "make test-oldest  the fast suite on MindSpore $(OLDEST_MINDSPORE)"
 	@echo "make bench        measures MindTwins beside PyTorch on this machine"
 	@echo "make clean        remove what these made, and no other run or data"
 
-$(VENV)/installed: setup.py $(wildcard mindtwins/*/*.cpp mindtwins/layers/kernels/*.cpp mindtwins/layers/kernels/*.h)
+$(VENV)/installed: pyproject.toml setup.py $(wildcard mindtwins/*/*.cpp mindtwins/layers/kernels/*.cpp mindtwins/layers/kernels/*.h)
 	@test -n "$(PYTHON)" || { echo "error: MindTwins needs Python 3.10, 3.11 or 3.12:" \
 		"install one, or name it with 'make PYTHON=...'" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "mindspore$(if $(MINDSPORE),==$(MINDSPORE),==2.10.0)" -e ".[convert,demo,test]"
+	$(BIN)/python -m pip install --quiet "mindspore$(if $(MINDSPORE),==$(MINDSPORE),==2.10.0)" -e ".[test]"
 	@# A reference of the tests, by single files (all of it needs torchvision); without it they are skipped.
 	-$(BIN)/python -m pip install --quiet --no-deps timm==1.0.31
 	@touch $@
@@ -49,6 +50,7 @@ bench: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -m "not endurance"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -35,7 +36,12 @@ def main(argv: list[str]) -> None:
         help="a new or empty folder; default: outputs/demo_<task>, which each run empties",
     )
     parser.add_argument("--pt_path", type=Path, help="PyTorch checkpoint to convert")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse(argv)
+    # The scripts, recipes and data of the demo are the checkout's, from wherever it is started.
+    for name in ("output_dir", "pt_path"):
+        if getattr(arguments, name) is not None:
+            setattr(arguments, name, getattr(arguments, name).absolute())
+    os.chdir(Path(__file__).parent)
     if arguments.pt_path is not None:
         check_readable(arguments.pt_path)
     demo = Demo(prepare_folder(arguments.output_dir, arguments.task), arguments.pt_path)
@@ -165,7 +171,7 @@ DEMOS = {"classification": classification, "segmentation": segmentation}
 
 def describe_conversion(report: dict) -> str:
     """One line of a conversion report: what was used, and the largest deviation of the logits."""
-    logits = [row for row in report["verification"] if row["stage"] in ("logits", "pooled")]
+    logits = [row for row in report["verification"] if row["stage"] == "logits"]
     worst = max(row["max_abs"] for row in logits)
     floor = max(row["max_abs_floor"] for row in logits)
     return (
@@ -180,7 +186,7 @@ def write_random_checkpoint(name: str, path: Path) -> Path:
 
     from mindtwins import list_models
     from mindtwins.reference import create_reference
-    from mindtwins.reference.segmentors import create_segmentation_reference
+    from mindtwins.reference.segmentation import create_segmentation_reference
     from mindtwins.reference.weights import randomize
 
     if name in list_models():

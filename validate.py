@@ -62,7 +62,7 @@ def evaluate(config: ValidateConfig, task: Task) -> None:
         print(f"{skipped} unreadable images were left out")
     if config.output_json:
         result = {
-            "model": config.model,
+            "model": task.config.model,
             "ckpt_path": config.ckpt_path,
             "data": data.root,
             **task.result(metrics, data),

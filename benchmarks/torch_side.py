@@ -29,7 +29,7 @@ from benchmarks.inputs import (
 from benchmarks.timing import Timed
 from benchmarks.workers import serve
 from mindtwins.reference import create_reference
-from mindtwins.reference.segmentors import create_segmentation_reference
+from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.reference.weights import amplify, randomize
 
 Call = Callable[[], object]

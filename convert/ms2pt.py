@@ -13,9 +13,11 @@ from mindtwins.checkpoint import Checkpoint, load_checkpoint
 from mindtwins.cli import Parser
 from mindtwins.conversion import torch_files
 from mindtwins.conversion.converter import choose_layout, to_torch
-from mindtwins.conversion.layouts import PROJECTS, Layout
+from mindtwins.conversion.kinds import projects
+from mindtwins.conversion.layouts import Layout
 from mindtwins.errors import run_cli
 from mindtwins.files import check_outputs, replaced_file
+from mindtwins.tasks import KINDS
 from mindtwins.tensor_files import write_safetensors
 
 
@@ -23,8 +25,8 @@ def main(argv: list[str]) -> None:
     args = _parse(argv)
     check_outputs({"--pt_path": args.pt_path}, [args.ckpt_path])
     checkpoint = load_checkpoint(args.ckpt_path)
-    layout = choose_layout(checkpoint, args.layout)
-    tensors = to_torch(checkpoint, layout)
+    layout = choose_layout(checkpoint, KINDS, args.layout)
+    tensors = to_torch(checkpoint, KINDS, layout)
     with replaced_file(args.pt_path) as temporary:
         if args.pt_path.suffix == ".safetensors":
             write_safetensors(temporary, tensors, {"format": "pt"})
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> None:
 def _differences(checkpoint: Checkpoint, layout: Layout) -> list[str]:
     """In what the code that the file is for computes otherwise than the weights are used here."""
     used = (checkpoint.metadata or {}).get("dialect", {})
-    if layout.task == "classification":  # whose weights go from code to code at other sizes too
+    if not KINDS[layout.task].keeps_dialect:
         return []
     return [
         f"note: the {layout.project} code has {field} {there}, here it is {used[field]}"
@@ -65,11 +67,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--layout",
-        choices=sorted(PROJECTS),
+        choices=sorted(projects(KINDS)),
         help="whose names the target has (timm kept the official ones); default: whose names the"
         " weights came with, else official for a classifier and mmsegmentation for a segmentor",
     )
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 if __name__ == "__main__":

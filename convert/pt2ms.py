@@ -20,6 +20,7 @@ from mindtwins.conversion.readers import Source, read_source
 from mindtwins.errors import UserError, run_cli
 from mindtwins.execution import use_device
 from mindtwins.files import atomic_write, check_outputs
+from mindtwins.tasks import KINDS
 
 if TYPE_CHECKING:
     from mindtwins.conversion.verify import Comparison
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
     verify = _import_verify() if args.verify else None
     use_device("CPU")  # whatever else there is: the limits are those of its float32
     source = read_source(args.pt_path)
-    conversion = from_torch(source, args.model, args.num_classes, args.drop_head)
+    conversion = from_torch(source, KINDS, args.model, args.num_classes, args.drop_head)
     print(_summary(source, conversion))
 
     # Under another name until it is proven, so that a failure leaves what was there before.
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
     try:
         save_checkpoint(written, conversion.tensors, conversion.metadata)
         if verify is not None:
-            comparisons = verify.verify(written, source, conversion.account.used, print)
+            comparisons = verify.verify(written, source, KINDS, conversion.account.used, print)
             print(verify.format_table(comparisons))
         failed = [row for row in comparisons if not row.passed]
         if args.report is not None:
@@ -96,7 +97,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--report", type=Path, help="write the account of all tensors to this JSON file"
     )
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 def _check_paths(args: argparse.Namespace) -> None:

@@ -12,11 +12,19 @@ __version__ = "0.1.0"
 _MODULES = {
     "create_model": "mindtwins.models.variants",
     "list_models": "mindtwins.models.variants",
-    "create_segmentor": "mindtwins.segmentation.variants",
-    "list_segmentors": "mindtwins.segmentation.variants",
+    "create_segmentor": "mindtwins.tasks",
+    "list_segmentors": "mindtwins.tasks",
+    "load_model": "mindtwins.tasks",
 }
 
-__all__ = ["__version__", "create_model", "create_segmentor", "list_models", "list_segmentors"]
+__all__ = [
+    "__version__",
+    "create_model",
+    "create_segmentor",
+    "list_models",
+    "list_segmentors",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from mindspore import nn
 
 SUFFIXES = (".ckpt", ".safetensors")
+
+# Of the metadata of a model's weights, as its "format_version".
+FORMAT_VERSION = 1
+
+# Tensors that a training checkpoint holds beside the weights.
+TRAINING_STATE = ("optimizer.", "loss_scale.", "ema.")
 
 # The two parts of the seal. A .ckpt has one at its start and one at its end, where no cut reaches
 # both. The safetensors package writes several texts in an order that changes from run to run, so
@@ -64,6 +70,11 @@ class Checkpoint:
     tensors: dict[str, np.ndarray]
     metadata: dict | None
     path: Path
+
+    def without(self, prefixes: tuple[str, ...]) -> Checkpoint:
+        """The same without the tensors whose names begin so."""
+        kept = {n: array for n, array in self.tensors.items() if not n.startswith(prefixes)}
+        return replace(self, tensors=kept)
 
 
 def check_suffix(path: str | os.PathLike) -> None:
@@ -124,6 +135,13 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     return Checkpoint(tensors, metadata, path)
 
 
+def as_checkpoint(source: str | os.PathLike | Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint itself, or the one in a file; None for none."""
+    if source is None or isinstance(source, Checkpoint):
+        return source
+    return load_checkpoint(source)
+
+
 def _unpack_seal(texts: Mapping[str, str]) -> dict[str, str]:
     """The seal among the texts of a `.safetensors` file; empty if there is none."""
     # The seal names itself, so that a damaged key does not hide it.
@@ -150,7 +168,7 @@ def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(tensors.items()):
         digest.update(f"\n{json.dumps([name, str(array.dtype), array.shape])}\n".encode())
-        digest.update(array.ravel())
+        digest.update(array.ravel().data)
     return digest.hexdigest()
 
 

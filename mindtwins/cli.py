@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mindtwins.errors import UserError
 
@@ -13,14 +13,14 @@ from mindtwins.errors import UserError
 class Parser(argparse.ArgumentParser):
     """Takes whole flags only, and reports mistakes as a UserError."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError instead of printing the usage."""
         raise UserError(f"command line: {message}")
 
-    def parse_args(self, args: Sequence[str]) -> argparse.Namespace:
+    def parse(self, args: Sequence[str]) -> argparse.Namespace:
         """Parse all of `args`.
 
         Raises:

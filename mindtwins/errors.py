@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from mindtwins.console import guard_output
+
 
 class UserError(ValueError):
     """A mistake of the user's: the message is one sentence saying what, where and what to do."""
@@ -15,6 +17,7 @@ def run_cli(main: Callable[[list[str]], None]) -> None:
 
     So does what the system says of a file that it does not let the user read or write.
     """
+    guard_output()
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -63,9 +63,9 @@ def check(
     np.testing.assert_allclose(actual, expected.detach().numpy(), atol=3e-6)
     parameters = layer.trainable_params()
     gradients = ms.grad(WeightedSum(layer, weights), 0, parameters or None)(Tensor(x))
-    by_input, by_parameter = gradients if parameters else (gradients, ())
-    np.testing.assert_allclose(by_input.asnumpy(), source.grad.numpy(), atol=1e-5)
-    for parameter, gradient in zip(parameters, by_parameter, strict=True):
+    grad_input, grad_parameters = gradients if parameters else (gradients, ())
+    np.testing.assert_allclose(grad_input.asnumpy(), source.grad.numpy(), atol=1e-5)
+    for parameter, gradient in zip(parameters, grad_parameters, strict=True):
         name = parameter.name.replace("gamma", "weight").replace("beta", "bias")
         theirs = reference.get_parameter(name).grad.numpy()
         error = np.linalg.norm(gradient.asnumpy() - theirs) / np.linalg.norm(theirs)

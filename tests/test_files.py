@@ -1,11 +1,15 @@
 import errno
+import json
 import os
+import socket
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from mindtwins.errors import UserError, run_cli
-from mindtwins.files import atomic_write, check_writable, read_file, replaced_file
+from mindtwins.files import JsonArray, atomic_write, check_writable, read_file, replaced_file
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -95,3 +99,88 @@ def test_unreadable_files_are_named(tmp_path):
         with pytest.raises(UserError, match=reason) as caught:
             read_file(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
+
+
+class TestOutputsOntoOtherThings:
+    """What is not a regular file is written through, never replaced."""
+
+    def test_a_link_stays_and_its_file_is_written(self, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere/real").write_text("old")
+        (tmp_path / "link").symlink_to("elsewhere/real")
+        with atomic_write(tmp_path / "link") as file:
+            file.write(b"new")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "elsewhere/real").read_bytes() == b"new"
+        assert os.listdir(tmp_path / "elsewhere") == ["real"]
+
+    def test_a_link_to_nothing_yet(self, tmp_path):
+        (tmp_path / "link").symlink_to(tmp_path / "new")
+        with atomic_write(tmp_path / "link") as file:
+            file.write(b"content")
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "new").read_bytes() == b"content"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+    def test_a_device_stays(self, tmp_path):
+        os.mknod(tmp_path / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        with atomic_write(tmp_path / "null") as file:
+            file.write(b"content")
+        with JsonArray(tmp_path / "null") as array:
+            array.add({"a": 1})
+        assert (tmp_path / "null").is_char_device()
+
+    def test_a_pipe_gets_the_bytes(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        with atomic_write(tmp_path / "pipe") as file:
+            file.write(b"content")
+        with JsonArray(tmp_path / "pipe") as array:
+            array.add(1)
+            array.add(2)
+        assert os.read(reader, 100) == b"content[\n  1,\n  2\n]\n"
+        os.close(reader)
+        assert (tmp_path / "pipe").is_fifo()
+
+    def test_a_socket_is_refused(self, tmp_path):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "socket"))
+            with pytest.raises(UserError, match="neither a file nor a pipe nor a device"):
+                check_writable(tmp_path / "socket")
+
+
+class TestJsonArray:
+    def test_is_valid_after_each_entry(self, tmp_path):
+        path = tmp_path / "a.json"
+        array = JsonArray(path)
+        assert not path.exists()
+        for number in range(3):
+            array.add({"number": number})
+            assert json.loads(path.read_text()) == [{"number": i} for i in range(number + 1)]
+        array.close()
+        assert path.read_text().endswith("]\n")
+
+    def test_without_entries_it_is_empty(self, tmp_path):
+        with JsonArray(tmp_path / "a.json"):
+            pass
+        assert json.loads((tmp_path / "a.json").read_text()) == []
+
+    def test_no_path_is_no_file(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with JsonArray("") as array:
+            array.add(1)
+        assert os.listdir(tmp_path) == []
+
+    def test_a_full_disk_leaves_what_was_there(self, tmp_path):
+        """A limit of the file's size stands for a full disk."""
+        script = (
+            "import resource, signal, sys; from mindtwins.files import JsonArray\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
+            "array = JsonArray(sys.argv[1])\n"
+            "for number in range(20): array.add({'n': number})\n"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path / "a.json")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert "cannot write" in done.stderr
+        entries = json.loads((tmp_path / "a.json").read_text())
+        assert entries == [{"n": number} for number in range(len(entries))] and entries

@@ -23,7 +23,7 @@ from mindtwins.errors import UserError
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomize
 from mindtwins.segmentation import ade20k, digits
-from mindtwins.tasks import create_task
+from mindtwins.tasks import KINDS, create_task
 from mindtwins.training.distributed import World
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("infer")
     reference = randomize(create_reference("svt_tiny", num_classes=10))
     torch.save(reference.state_dict(), folder / "tiny.pth")
-    conversion = from_torch(read_source(folder / "tiny.pth"))
+    conversion = from_torch(read_source(folder / "tiny.pth"), KINDS)
     save_checkpoint(folder / "tiny.ckpt", conversion.tensors, conversion.metadata)
     (folder / "photographs").mkdir()
     for name, pixels in zip("ab", load_sample_images().images, strict=True):
@@ -131,7 +131,7 @@ def test_names_are_known_or_numbers(tmp_path):
 
     def names(num_classes: int, **options: str) -> list[str]:
         config = InferConfig(task="segmentation", num_classes=num_classes, **options)
-        return list(infer.class_names(config))
+        return list(create_task(config).class_names())
 
     assert names(11) == numbers[:11]
     assert names(11, dataset="ade20k") == numbers[:11]
@@ -140,12 +140,13 @@ def test_names_are_known_or_numbers(tmp_path):
     assert names(150, dataset="digits") == numbers
     (tmp_path / "names.txt").write_text("tree\nroad\n")
     assert names(2, dataset="pairs", class_names=str(tmp_path / "names.txt")) == ["tree", "road"]
-    assert list(infer.class_names(InferConfig(num_classes=150))) == numbers  # a classifier's
+    classifier = create_task(InferConfig(num_classes=150))
+    assert list(classifier.class_names()) == numbers
 
 
 def test_the_device_is_told_whether_tf32_is_allowed(folder, monkeypatch):
     told = []
-    monkeypatch.setattr(infer, "use_device", lambda *arguments: told.append(arguments))
+    monkeypatch.setattr("mindtwins.execution.use_device", lambda *arguments: told.append(arguments))
     for allowed in ("false", "true"):
         with pytest.raises(UserError, match=r"missing\.ckpt does not exist"):
             run(
@@ -180,8 +181,12 @@ def test_unreadable_images_may_be_left_out(folder, tmp_path, capsys):
         *("--class_names", tmp_path / "names.txt", "--output_json", tmp_path / "out.json"),
         *("--output_png", tmp_path / "sheet.PNG"),
     ]
-    with pytest.raises(UserError, match=r"cannot read image .*b\.png"):
+    with pytest.raises(UserError, match=r"cannot read image .*b\.png.* or pass --skip_bad_images"):
         run(*arguments)
+    # What came before the bad one is there.
+    (found,) = json.loads((tmp_path / "out.json").read_text())
+    assert found["file"] == str(tmp_path / "a.png")
+    assert f"{tmp_path / 'a.png'}: $" in capsys.readouterr().out
     run(*arguments, "--skip_bad_images")
     assert "b.png (" in capsys.readouterr().out
     results = json.loads((tmp_path / "out.json").read_text())

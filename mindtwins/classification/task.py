@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from os.path import relpath
+from pathlib import Path
+from typing import ClassVar
 
 from mindspore import nn
 
+from mindtwins.checkpoint import FORMAT_VERSION, Checkpoint
+from mindtwins.classification.classes import number_by_name, number_by_order, some
 from mindtwins.classification.evaluator import Evaluator
 from mindtwins.classification.loader import build_evaluation_loader, build_training_loader
 from mindtwins.classification.loss import SoftTargetCrossEntropy
 from mindtwins.classification.metrics import Metrics
 from mindtwins.classification.mixing import Mixing
+from mindtwins.classification.predict import classify, describe
 from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
 from mindtwins.config import Config
 from mindtwins.data.digits import write_digits
@@ -23,48 +28,104 @@ from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
 from mindtwins.models import create_model
 from mindtwins.models.complexity import format_summary
-from mindtwins.models.twins import Dialect
 from mindtwins.models.variants import resolve_name
 from mindtwins.training.distributed import World
 from mindtwins.training.recipe import (
     asked_dialect,
     check_data,
-    load_start,
+    check_usable,
+    known_classes,
     loader_options,
-    read_start,
+    with_known_dataset,
 )
+from mindtwins.training.recorded import as_trained, record, states, tell
 
-HEAD = ("head.",)
+# That a prediction takes by default: more are hardly faster, and the first results come later.
+IMAGES_AT_ONCE = 8
 
 
 class Classification:
     """See `mindtwins.training.task.Task`."""
 
+    datasets = ("imagefolder", "list", "digits")
     score_name = "top-1"
+    curves: ClassVar = {
+        "test_acc1": "top-1",
+        "test_acc5": "top-5",
+        "test_acc1_ema": "top-1, moving average",
+    }
+    has_batch_norms = False
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    preprocessing_options = ("image_size", "crop_pct", "mean", "std")
+    data_options = ("dataset", "val_split")
+
+    def __init__(self, config: Config, checkpoint: Checkpoint | None = None) -> None:
+        config = as_trained(config, checkpoint, self.preprocessing_options, self.data_options)
+        self.config = with_known_dataset(config, self.datasets)
+        self.checkpoint = checkpoint
+        self.classes = known_classes(self.config, checkpoint)
+        self._new_head = config.drop_head
+        self._whose = str(checkpoint.path) if checkpoint is not None else "the recipe"
 
     def find_data(self, split: str) -> ImageFolder:
         """The image files of a split, "train" or "val", under the names that the recipe gives it.
 
+        The training split says which classes there are; those of another are numbered by name.
+
         Raises:
-            UserError: folder or list is missing or empty.
+            UserError: folder or list is missing or empty, or has classes that the model has not.
         """
         config = self.config
-        check_data(config)
+        check_data(config, self.datasets)
         if config.dataset == "digits":
             write_digits(config.data_dir)
         if config.dataset == "list":
             listing = getattr(config, f"{split}_list")
             if not listing:
                 raise UserError(f"{split}_list is missing: name the file with --{split}_list")
-            return ImageFolder.from_list(config.data_dir, listing)
-        return ImageFolder(find_split(config.data_dir, getattr(config, f"{split}_split")))
+            data = ImageFolder.from_list(config.data_dir, listing)
+        else:
+            data = ImageFolder(find_split(config.data_dir, getattr(config, f"{split}_split")))
+        if split == "train":
+            self._take_classes(data)
+            return data
+        if self.classes is not None:
+            return number_by_name(data, self.classes, self._whose)
+        return number_by_order(data, config.num_classes, self._whose)
+
+    def _take_classes(self, data: ImageFolder) -> None:
+        """Train for the classes of the data; a head for others is left out."""
+        count = data.num_classes
+        if not states(self.config, "num_classes"):
+            self.config = replace(self.config, num_classes=count)
+            tell(f"num_classes {count}, as {data.listing} has")
+        elif count < self.config.num_classes:
+            tell(f"{data.listing} has {count} classes, num_classes is {self.config.num_classes}")
+        names = data.classes or tuple(map(str, range(count)))
+        unnamed = tuple(f"unnamed {i}" for i in range(count, self.config.num_classes))
+        before, self.classes = self.classes, (*names, *unnamed)
+        if self.checkpoint is None or self._new_head:
+            self._whose = data.listing
+            return
+        width = (self.checkpoint.metadata or {}).get("num_classes", self.config.num_classes)
+        if width != self.config.num_classes:
+            self._new_head = True
+            tell(
+                f"the head of {self.checkpoint.path} has {width} classes: a new one of "
+                f"{self.config.num_classes} starts in its place"
+            )
+        elif before is not None and before != self.classes:
+            self._new_head = True
+            tell(
+                f"the head of {self.checkpoint.path} is for other classes ({some(before)}): a new "
+                f"one for {some(self.classes)} starts in its place"
+            )
+        self._whose = data.listing
 
     def check_same_classes(self, train: ImageFolder, val: ImageFolder) -> None:
-        """Raise unless a label means the same in both."""
-        check_same_classes(train, val)
+        """Raise unless a label means the same in both: where there are names, they saw to it."""
+        if not train.classes:
+            check_same_classes(train, val)
 
     def entries(self, data: ImageFolder) -> Iterator[str]:
         """`path label`, paths relative to the folder."""
@@ -72,28 +133,36 @@ class Classification:
             yield f"{relpath(path, data.root)} {label}"
 
     def build_model(self, world: World) -> tuple[nn.Cell, dict]:
-        """The classifier with its weights, and the metadata `create_model` needs to load them.
+        """The classifier with its weights, and all that using them takes.
 
         Raises:
             UserError: unknown model, or a checkpoint that does not fit.
         """
         config = self.config
-        variant = resolve_name(config.model)
-        checkpoint, recorded = read_start(config)
-        dialect = asdict(Dialect(**recorded | asked_dialect(config)))
+        check_usable(self.checkpoint)
         model = create_model(
-            variant, config.num_classes, drop_path_rate=config.drop_path_rate, **dialect
+            config.model,
+            config.num_classes,
+            ckpt_path=self.checkpoint,
+            drop_path_rate=config.drop_path_rate,
+            new_head=self._new_head,
+            **asked_dialect(config),
         )
         model.check_size(config.image_size, config.image_size)
         metadata = {
-            "format_version": 1,
-            "variant": variant,
+            "format_version": FORMAT_VERSION,
+            "task": config.task,
+            "variant": resolve_name(config.model),
             "num_classes": config.num_classes,
-            "in_channels": 3,
-            "dialect": dialect,
+            "in_channels": model.in_channels,
+            "dialect": asdict(model.dialect),
+            "classes": list(self.classes) if self.classes is not None else None,
+            "preprocessing": {
+                "interpolation": "bicubic",
+                **record(config, self.preprocessing_options),
+            },
+            "data": record(config, self.data_options),
         }
-        if checkpoint is not None:
-            load_start(model, checkpoint, metadata, HEAD if config.drop_head else ())
         return set_precision(model, config.amp_level), metadata
 
     def training_loader(self, data: ImageFolder, world: World) -> TrainingLoader:
@@ -156,7 +225,7 @@ class Classification:
             )
         loader = build_evaluation_loader(
             data,
-            EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std),
+            self.preprocessing(),
             # No more rows than there are images for: the rest would be padding.
             batch_size=min(
                 config.eval_batch_size or config.batch_size * 3 // 2, -(-len(data) // world.size)
@@ -172,6 +241,37 @@ class Classification:
     def result(self, metrics: Metrics, data: ImageFolder) -> dict:
         """Top-1, top-5, loss and the number of images."""
         return asdict(metrics)
+
+    def class_names(self) -> Sequence[str]:
+        """The lines of `class_names`, the checkpoint's names, or numbers."""
+        return self.classes or [f"class {i}" for i in range(self.config.num_classes)]
+
+    def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
+        """The likeliest classes of each image; see `mindtwins.classification.predict.classify`."""
+        config = self.config
+        return classify(
+            model,
+            self.preprocessing(),
+            files,
+            self.class_names(),
+            config.top_k,
+            config.eval_batch_size or IMAGES_AT_ONCE,
+            config.skip_bad_images,
+        )
+
+    def describe(self, prediction: dict) -> str:
+        """The file and its classes."""
+        return describe(prediction)
+
+    def captioned(self, prediction: dict) -> tuple[str, str]:
+        """The image and its likeliest class."""
+        title = f"{prediction['names'][0]} ({prediction['probabilities'][0]:.2f})"
+        return prediction["file"], title
+
+    def preprocessing(self) -> EvaluationTransform:
+        """From an RGB picture to a float32 (3, image_size, image_size) array."""
+        config = self.config
+        return EvaluationTransform(config.image_size, config.crop_pct, config.mean, config.std)
 
     def summary(self) -> str:
         """Parameters and multiply-adds per stage."""

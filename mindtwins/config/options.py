@@ -6,6 +6,7 @@ sections.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +23,15 @@ def option(
     above: float | None = None,
     resume_safe: bool = False,
     bare: Any = None,
+    path: bool = False,
 ) -> Any:
     """A field of a section.
 
     Args:
         resume_safe: the option does not change what is learned, so a resumed run may change it.
         bare: the value of the flag when it is given without one (`--resume`).
+        path: a file or folder; `~` stands for the user's own. Relative ones start from where the
+            script runs.
     """
     return field(
         default=default,
@@ -39,6 +43,7 @@ def option(
             "above": above,
             "resume_safe": resume_safe,
             "bare": bare,
+            "path": path,
         },
     )
 
@@ -46,15 +51,14 @@ def option(
 # How a training starts: a recipe may state it, but it says nothing of trained weights.
 STARTING_POINT = ("drop_head", "pretrained_backbone")
 
-# The values of `dataset` that go with each task.
-DATASETS = {
-    "classification": ("imagefolder", "list", "digits"),
-    "segmentation": ("ade20k", "pairs", "digits"),
-}
+
+@dataclass(frozen=True)
+class Section:
+    """A group of options; the docstring of each is its title in `--help`."""
 
 
 @dataclass(frozen=True)
-class ModelSection:
+class ModelSection(Section):
     """model"""
 
     task: str = option(
@@ -68,7 +72,10 @@ class ModelSection:
         224, "height and width of the input in pixels (segmentation: while training)", at_least=32
     )
     ckpt_path: str = option(
-        "", "checkpoint to start from (train.py) or to evaluate (validate.py)", resume_safe=True
+        "",
+        "checkpoint to start from (train.py) or to evaluate (validate.py)",
+        resume_safe=True,
+        path=True,
     )
     drop_head: bool = option(
         False,
@@ -80,6 +87,7 @@ class ModelSection:
         "train.py, segmentation: classification checkpoint whose backbone to start from (not with "
         "ckpt_path)",
         resume_safe=True,
+        path=True,
     )
     drop_path_rate: float = option(
         0.0, "stochastic depth of the last block, growing linearly from 0", at_least=0, at_most=0.99
@@ -99,7 +107,7 @@ class ModelSection:
 
 
 @dataclass(frozen=True)
-class DataSection:
+class DataSection(Section):
     """data"""
 
     dataset: str = option(
@@ -114,22 +122,28 @@ class DataSection:
         "folder with the splits, or (validate.py) the ImageFolder itself; segmentation: the folder "
         "with images/ and annotations/",
         resume_safe=True,
+        path=True,
     )
     class_names: str = option(
-        "", "text file with a class name per line (infer.py; dataset: pairs)", resume_safe=True
+        "",
+        "text file with a class name per line (infer.py; dataset: pairs)",
+        resume_safe=True,
+        path=True,
     )
     ignore_label_zero: bool = option(
         False, "dataset pairs: label 0 is ignored, and class k has label k + 1"
     )
     train_split: str = option("train", "folder of the training split, below data_dir")
     val_split: str = option("val", "folder of the validation split, below data_dir")
-    train_list: str = option("", "list file of the training split (dataset: list)")
-    val_list: str = option("", "list file of the validation split (dataset: list)")
+    train_list: str = option("", "list file of the training split (dataset: list)", path=True)
+    val_list: str = option("", "list file of the validation split (dataset: list)", path=True)
     crop_pct: float = option(
         0.875, "evaluation: the crop's share of the resized image", above=0, at_most=1
     )
-    mean: tuple[float, ...] = option((0.485, 0.456, 0.406), "mean per channel, pixels in [0, 1]")
-    std: tuple[float, ...] = option(
+    mean: tuple[float, float, float] = option(
+        (0.485, 0.456, 0.406), "mean per channel, pixels in [0, 1]"
+    )
+    std: tuple[float, float, float] = option(
         (0.229, 0.224, 0.225), "standard deviation per channel, pixels in [0, 1]"
     )
     num_parallel_workers: int = option(
@@ -147,13 +161,13 @@ class DataSection:
 
 
 @dataclass(frozen=True)
-class AugmentationSection:
+class AugmentationSection(Section):
     """augmentation"""
 
-    scale: tuple[float, ...] = option(
+    scale: tuple[float, float] = option(
         (0.08, 1.0), "random resized crop: range of the area, as a share of the image's"
     )
-    ratio: tuple[float, ...] = option(
+    ratio: tuple[float, float] = option(
         (3 / 4, 4 / 3), "random resized crop: range of width / height"
     )
     interpolation: str = option(
@@ -196,13 +210,13 @@ class AugmentationSection:
 
 
 @dataclass(frozen=True)
-class SegmentationSection:
+class SegmentationSection(Section):
     """segmentation"""
 
-    resize_scale: tuple[int, ...] = option(
+    resize_scale: tuple[int, int] = option(
         (2048, 512), "long and short side that images are resized to fit, keeping their aspect"
     )
-    resize_ratio: tuple[float, ...] = option(
+    resize_ratio: tuple[float, float] = option(
         (0.5, 2.0), "training: range of the factor of resize_scale"
     )
     category_max_ratio: float = option(
@@ -226,7 +240,7 @@ class SegmentationSection:
 
 
 @dataclass(frozen=True)
-class OptimizationSection:
+class OptimizationSection(Section):
     """optimization (AdamW)"""
 
     batch_size: int = option(
@@ -235,7 +249,7 @@ class OptimizationSection:
     gradient_accumulation_steps: int = option(
         1, "micro-batches per optimizer step", at_least=1, resume_safe=True
     )
-    betas: tuple[float, ...] = option((0.9, 0.999), "decay of the two moments")
+    betas: tuple[float, float] = option((0.9, 0.999), "decay of the two moments")
     eps: float = option(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = option(0.05, "decoupled decay", at_least=0)
     no_decay: tuple[str, ...] = option(
@@ -268,7 +282,7 @@ class OptimizationSection:
 
 
 @dataclass(frozen=True)
-class ScheduleSection:
+class ScheduleSection(Section):
     """schedule"""
 
     epoch_size: int = option(300, "number of epochs", at_least=1)
@@ -293,7 +307,7 @@ class ScheduleSection:
 
 
 @dataclass(frozen=True)
-class RuntimeSection:
+class RuntimeSection(Section):
     """runtime"""
 
     device_target: str = option(
@@ -323,13 +337,14 @@ class RuntimeSection:
 
 
 @dataclass(frozen=True)
-class OutputSection:
+class OutputSection(Section):
     """output"""
 
     output_dir: str = option(
         "",
         "folder of log, curve and checkpoints; empty: outputs/<name of the config>",
         resume_safe=True,
+        path=True,
     )
     log_interval: int = option(
         50, "steps between lines of steps.jsonl", at_least=1, resume_safe=True
@@ -348,7 +363,7 @@ class OutputSection:
 
 
 @dataclass(frozen=True)
-class TrainSection:
+class TrainSection(Section):
     """train.py only"""
 
     resume: str = option(
@@ -356,6 +371,7 @@ class TrainSection:
         "continue from a checkpoint; without a value: from the newest one in output_dir",
         resume_safe=True,
         bare="auto",
+        path=True,
     )
     overwrite: bool = option(
         False, "start over in an output_dir that holds a run", resume_safe=True
@@ -375,22 +391,22 @@ class TrainSection:
 
 
 @dataclass(frozen=True)
-class ValidateSection:
+class ValidateSection(Section):
     """validate.py only"""
 
-    output_json: str = option("", "also write the result to this file", resume_safe=True)
+    output_json: str = option("", "also write the result to this file", resume_safe=True, path=True)
     summary: bool = option(False, "print the model's summary and exit", resume_safe=True)
 
 
 @dataclass(frozen=True)
-class InferSection:
+class InferSection(Section):
     """infer.py only"""
 
-    images: str = option("", "an image, or a folder of images", resume_safe=True)
+    images: str = option("", "an image, or a folder of images", resume_safe=True, path=True)
     top_k: int = option(5, "how many classes to show for each image", at_least=1, resume_safe=True)
-    output_json: str = option("", "also write the result to this file", resume_safe=True)
+    output_json: str = option("", "also write the result to this file", resume_safe=True, path=True)
     output_png: str = option(
-        "", "draw the images with their classes (segmentation: see output_dir)", resume_safe=True
+        "", "draw the images with their classes on one sheet", resume_safe=True, path=True
     )
 
 
@@ -402,7 +418,7 @@ def show(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
-    return str(value) or "none"
+    return str(value) or "empty"
 
 
 @dataclass(frozen=True)
@@ -416,23 +432,24 @@ class Config(
     DataSection,
     ModelSection,
 ):
-    """A recipe: everything that a YAML file may state."""
+    """A recipe: everything that a YAML file may state.
+
+    Attributes:
+        stated: where each option that a YAML file or a flag states was stated; the others have
+            their defaults, and give way to what a checkpoint records.
+    """
+
+    stated: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("scale", "ratio", "betas"):
-            low_high = getattr(self, name)
-            if len(low_high) != 2:
-                raise UserError(f"{name} must be two numbers, not {show(low_high)}")
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise UserError(f"{name} must be a range 0 < low <= high, not {low},{high}")
-        for name in ("resize_scale", "resize_ratio"):
-            pair = getattr(self, name)
-            if len(pair) != 2 or min(pair) <= 0:
-                raise UserError(f"{name} must be two numbers above 0, not {show(pair)}")
-        if not self.test_ratios or min(self.test_ratios) <= 0:
-            raise UserError(f"test_ratios must be above 0, not {show(self.test_ratios)}")
+        for name in ("std", "resize_scale", "resize_ratio", "test_ratios"):
+            values = getattr(self, name)
+            if min(values, default=0) <= 0:
+                raise UserError(f"{name} must be above 0, not {show(values)}")
         if self.test_mode == "slide" and self.test_stride > self.test_crop:
             raise UserError(
                 f"test_stride ({self.test_stride}) must not be above test_crop ({self.test_crop}): "
@@ -440,14 +457,6 @@ class Config(
             )
         if not all(0 < beta < 1 for beta in self.betas):
             raise UserError(f"betas must lie between 0 and 1, not {show(self.betas)}")
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != 3:
-                raise UserError(
-                    f"{name} must be three numbers, one per channel, not "
-                    f"{show(getattr(self, name))}"
-                )
-        if min(self.std) <= 0:
-            raise UserError(f"std must be above 0, not {show(self.std)}")
         if self.warmup_epochs >= self.epoch_size:
             raise UserError(
                 f"warmup_epochs ({self.warmup_epochs}) must be fewer than epoch_size "
@@ -455,8 +464,6 @@ class Config(
             )
         if self.dataset == "list" and not self.val_list:
             raise UserError("dataset: list needs val_list (and train_list to train)")
-        if self.dataset == "pairs" and not self.class_names:
-            raise UserError("dataset: pairs needs class_names, a text file with a name per line")
 
 
 @dataclass(frozen=True)

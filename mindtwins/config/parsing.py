@@ -1,12 +1,13 @@
 """Reading a configuration: from YAML files and from flags, checked against the options.
 
-Later wins: defaults, the `base:` file, the YAML file, flags. An unknown key or a value of the wrong
-type is an error wherever it stands.
+Later wins: defaults, the files that `base:` names in their order, the YAML file, flags. An unknown
+key or a value of the wrong type is an error wherever it stands.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -15,10 +16,13 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from mindtwins.cli import Parser, nearest
-from mindtwins.config.options import STARTING_POINT, Config, TrainConfig, show
+from mindtwins.config.options import STARTING_POINT, Config, Section, TrainConfig, show
 from mindtwins.errors import UserError
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+# What `Config.stated` says of options that were given as flags.
+COMMAND_LINE = "command line"
 
 
 def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) -> AnyConfig:
@@ -34,25 +38,53 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
     Raises:
         UserError: names the file (or the command line), the key and what is wrong.
     """
-    given = vars(_parser(cls, description).parse_args(argv))
+    given = vars(_parser(cls, description).parse(argv))
     path = given.pop("config", None)
     values = read_yaml(cls, Path(path)) if path else {}
+    stated = dict.fromkeys(values, str(path)) | dict.fromkeys(given, COMMAND_LINE)
     for name, value in given.items():
         values[name] = _convert(cls, name, value, f"command line: --{name}")
     if not values.get("output_dir"):
         values["output_dir"] = f"outputs/{Path(path).stem if path else 'run'}"
     if not issubclass(cls, TrainConfig):
         values = {name: value for name, value in values.items() if name not in STARTING_POINT}
-    return cls(**values)
+    return cls(**values, stated=stated)
 
 
-def read_yaml(cls: type[Config], path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The checked values that a YAML file and the files it is based on state.
+def read_yaml(cls: type[Config], path: Path) -> dict[str, Any]:
+    """The checked values that a YAML file and the files it is based on state."""
+    options = _options(cls)
+    values = {}
+    for file, stated in _lineage(path).values():
+        for name, value in stated.items():
+            if name not in options:
+                raise UserError(f"{file}: unknown key {nearest(str(name), [*options, 'base'])}")
+            values[name] = _convert(cls, name, value, f"{file}: {name}")
+    return values
 
-    `derived` are the files that are based on this one.
+
+def _lineage(path: Path, derived: tuple[Path, ...] = ()) -> dict[Path, tuple[Path, dict[str, Any]]]:
+    """A YAML file with all that it is based on, bases first: the files, and what each states.
+
+    A file that is the base of several comes once, before the first of them, so that none of them
+    takes its values back. `derived` are the files that are based on this one.
     """
-    if path.resolve() in derived:
+    identity = path.resolve()
+    if identity in derived:
         raise UserError(f"{path}: is based on itself")
+    stated = _load(path)
+    base = stated.pop("base", None) or []
+    bases = [base] if isinstance(base, str) else base
+    if not isinstance(bases, list) or not all(isinstance(name, str) for name in bases):
+        raise UserError(f"{path}: base must be a file or a list of files, not {base!r}")
+    files: dict[Path, tuple[Path, dict[str, Any]]] = {}
+    for name in bases:
+        files |= _lineage(path.parent / name, (*derived, identity))  # keeps the place of known ones
+    return files | {identity: (path, stated)}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """What a YAML file states, unchecked."""
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file")
     try:
@@ -60,19 +92,10 @@ def read_yaml(cls: type[Config], path: Path, derived: tuple[Path, ...] = ()) -> 
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if stated is None:  # an empty file
-        stated = {}
+        return {}
     if not isinstance(stated, dict):
         raise UserError(f"{path}: must be lines of `key: value`, not a {type(stated).__name__}")
-    base = stated.pop("base", None)
-    values = {}
-    if base:
-        values = read_yaml(cls, path.parent / str(base), (*derived, path.resolve()))
-    for name, value in stated.items():
-        if name not in _options(cls):
-            known = [*_options(cls), "base"]
-            raise UserError(f"{path}: unknown key {nearest(str(name), known)}")
-        values[name] = _convert(cls, name, value, f"{path}: {name}")
-    return values
+    return stated
 
 
 def as_dict(config: Config) -> dict[str, Any]:
@@ -100,16 +123,16 @@ def config_diff(
     return {n: v for n, v in differing.items() if n not in free}, free
 
 
-def sections(cls: type[Config]) -> list[type]:
+def sections(cls: type[Config]) -> list[type[Section]]:
     """The section classes that make up a configuration, in the order of the help."""
-    return [base for base in reversed(cls.__mro__) if base.__name__.endswith("Section")]
+    return [base for base in reversed(cls.__mro__) if Section in base.__bases__]
 
 
 def _options(cls: type[Config]) -> dict[str, Field]:
-    return {item.name: item for item in fields(cls)}
+    return {item.name: item for item in fields(cls) if "doc" in item.metadata}
 
 
-def _parser(cls: type[Config], description: str) -> argparse.ArgumentParser:
+def _parser(cls: type[Config], description: str) -> Parser:
     parser = Parser(
         description=description,
         usage="%(prog)s [-h] [-c YAML] [--key value ...]",
@@ -122,11 +145,12 @@ def _parser(cls: type[Config], description: str) -> argparse.ArgumentParser:
         group = parser.add_argument_group(section.__doc__)
         for item in fields(section):
             bare = True if types[item.name] is bool else item.metadata["bare"]
+            alone: dict[str, Any] = {} if bare is None else {"nargs": "?", "const": bare}
             group.add_argument(
                 f"--{item.name}",
                 metavar=_type_name(types[item.name]).upper(),
                 help=_help(item),
-                **({"nargs": "?", "const": bare} if bare is not None else {}),
+                **alone,
             )
     return parser
 
@@ -145,7 +169,9 @@ def _convert(cls: type[Config], name: str, value: Any, where: str) -> Any:
     try:
         value = _cast(wanted, value)
     except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{where} must be {_type_name(wanted)}, not {value!r}") from None
+        raise UserError(f"{where} must be {_described(wanted)}, not {value!r}") from None
+    if meta["path"]:
+        value = _expanded(value)
     allowed = (*meta["choices"], _options(cls)[name].default)
     for item in value if isinstance(value, tuple) else (value,):
         if meta["choices"] and item not in allowed:
@@ -163,7 +189,10 @@ def _convert(cls: type[Config], name: str, value: Any, where: str) -> Any:
 def _cast(wanted: Any, value: Any) -> Any:
     if get_origin(wanted) is tuple:
         items = [word for word in value.split(",") if word] if isinstance(value, str) else value
-        return tuple(_cast(get_args(wanted)[0], item) for item in items)
+        kind, *others = get_args(wanted)
+        if others != [...] and len(items) != 1 + len(others):
+            raise ValueError(value)
+        return tuple(_cast(kind, item) for item in items)
     if wanted is bool:
         if isinstance(value, str):
             value = {"true": True, "false": False}.get(value.lower(), value)
@@ -188,8 +217,24 @@ def _cast(wanted: Any, value: Any) -> Any:
 
 def _type_name(wanted: Any) -> str:
     if get_origin(wanted) is tuple:
-        return "words" if get_args(wanted)[0] is str else "numbers"
+        kind, *others = get_args(wanted)
+        words = "words" if kind is str else "numbers"
+        return words if others == [...] else f"{1 + len(others)} {words}"
     return {int: "integer", float: "number", str: "text", bool: "true|false"}[wanted]
+
+
+def _described(wanted: Any) -> str:
+    """A type in a sentence."""
+    if get_origin(wanted) is tuple:
+        return _type_name(wanted)
+    return {int: "an integer", float: "a number", str: "text", bool: "true or false"}[wanted]
+
+
+def _expanded(path: Any) -> Any:
+    """A path, or each of several, with the user's own folder in the place of `~`."""
+    if isinstance(path, tuple):
+        return tuple(map(_expanded, path))
+    return os.path.expanduser(path)
 
 
 def _plain(value: Any) -> Any:

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from mindtwins.checkpoint import Checkpoint
+from mindtwins.checkpoint import FORMAT_VERSION, Checkpoint
 from mindtwins.conversion.accounting import Account, AccountError, match_parameters
-from mindtwins.conversion.kinds import KINDS, ModelKind, task_of
-from mindtwins.conversion.layouts import PROJECTS, Layout, find_layout, recognize_layout
+from mindtwins.conversion.kinds import (
+    Kinds,
+    ModelKind,
+    find_layout,
+    projects,
+    recognize_layout,
+    task_of,
+)
+from mindtwins.conversion.layouts import Layout
 from mindtwins.conversion.readers import Source
 from mindtwins.errors import UserError
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,16 @@ class Conversion:
 
 def from_torch(
     source: Source,
+    kinds: Kinds,
     model: str | None = None,
     num_classes: int | None = None,
     drop_head: bool = False,
 ) -> Conversion:
-    """Convert a state dict of a classifier or a segmentor, whosever names it has.
+    """Convert a state dict, whosever names it has.
 
     Args:
         source: what `read_source` returned.
+        kinds: the kinds of models that it may hold, by task.
         model: the variant that it has to be; None recognizes it.
         num_classes: width of the head, 0 for none; None takes the source's.
         drop_head: leave the source's head out, and give the new one zeros.
@@ -44,8 +51,8 @@ def from_torch(
     Raises:
         UserError: something does not add up; the message names it.
     """
-    layout = recognize_layout(source.tensors)
-    kind = KINDS[layout.task]
+    layout = recognize_layout(kinds, source.tensors)
+    kind = kinds[layout.task]
     names, ignored = {}, dict(source.ignored)
     for theirs in source.tensors:
         names[theirs] = layout.to_ours(theirs)
@@ -53,7 +60,12 @@ def from_torch(
             ignored[theirs] = reason
             del names[theirs]
 
-    classes = _resolve_num_classes(source, layout, names, num_classes, drop_head)
+    if not any(names.values()):
+        raise UserError(
+            f"{source.path} is no Twins checkpoint: none of its tensors (the first is"
+            f" {next(iter(names), None)}) has a name of these layouts: {', '.join(projects(kinds))}"
+        )
+    classes = _resolve_num_classes(source, kind, layout, names, num_classes, drop_head)
     if drop_head:
         dropped = [theirs for theirs, parts in names.items() if set(parts) & set(kind.head)]
         ignored |= dict.fromkeys(dropped, "the head was dropped on request")
@@ -66,7 +78,10 @@ def from_torch(
         fit.account.filled[name] = "zeros, since the head was dropped on request"
     metadata = {
         "format_version": FORMAT_VERSION,
-        **fit.metadata,
+        "task": layout.task,
+        "variant": fit.variant,
+        **fit.architecture,
+        **kind.use(fit.architecture),
         "dialect": asdict(layout.dialect),
         "source": {"file": source.path.name, "sha256": source.sha256, "layout": layout.project},
         "widened_from": sorted(set(fit.account.widened.values())),
@@ -75,13 +90,13 @@ def from_torch(
     return Conversion(fit.tensors, metadata, fit.account)
 
 
-def to_torch(checkpoint: Checkpoint, layout: Layout) -> dict[str, np.ndarray]:
+def to_torch(checkpoint: Checkpoint, kinds: Kinds, layout: Layout) -> dict[str, np.ndarray]:
     """The state dict of a checkpoint in another project's names; the values are the same bits.
 
     Raises:
         UserError: the checkpoint is not a complete Twins model that the layout has names for.
     """
-    kind = KINDS[layout.task]
+    kind = kinds[layout.task]
     names = {name: (name,) for name in checkpoint.tensors}
     classes = _count_classes(kind, checkpoint.tensors, names)
     fit = _fit(kind, checkpoint.path, checkpoint.tensors, names, None, classes, without_head=False)
@@ -96,23 +111,23 @@ def to_torch(checkpoint: Checkpoint, layout: Layout) -> dict[str, np.ndarray]:
     }
 
 
-def choose_layout(checkpoint: Checkpoint, project: str | None) -> Layout:
+def choose_layout(checkpoint: Checkpoint, kinds: Kinds, project: str | None) -> Layout:
     """The names that a project has for a checkpoint's model; None means those it came with.
 
     Raises:
         UserError: the project has no names for such models.
     """
-    task = task_of(checkpoint.tensors)
+    task = task_of(kinds, checkpoint)
     recorded = (checkpoint.metadata or {}).get("source", {}).get("layout")
-    default = "mmsegmentation" if task == "segmentation" else "official"
-    return find_layout(project or recorded or default, task)
+    return find_layout(kinds, project or recorded or kinds[task].layouts[0].project, task)
 
 
 @dataclass(frozen=True)
 class _Fit:
     """A source matched with a model; `unfilled` are the shapes of the head left out."""
 
-    metadata: dict
+    variant: str
+    architecture: dict
     tensors: dict[str, np.ndarray]
     account: Account
     unfilled: dict[str, tuple[int, ...]]
@@ -127,15 +142,10 @@ def _fit(
     num_classes: int,
     without_head: bool,
 ) -> _Fit:
-    """Recognize the variant and match_parameters the account with it."""
+    """Recognize the variant, and match its parameters."""
     # Of parameters that share a tensor only the names are known; no shape that is asked for here
     # is one of theirs.
     seen = {ours: tensors[theirs].shape for theirs, parts in names.items() for ours in parts}
-    if not seen:
-        raise UserError(
-            f"{path} is no Twins checkpoint: none of its tensors (the first is"
-            f" {next(iter(tensors))}) has a name of these layouts: {', '.join(PROJECTS)}"
-        )
     recognized = kind.recognize(seen)
     variant = kind.resolve(model) if model else recognized.variant
     if recognized.exact and variant != recognized.variant:
@@ -152,19 +162,19 @@ def _fit(
     except AccountError as error:
         others = "" if recognized.exact else f" or any other model ({recognized.seen})"
         raise UserError(f"{path} does not fit {variant}{others}: it {error}") from error
-    metadata = kind.metadata(variant, num_classes, in_channels, seen)
-    return _Fit(metadata, filled, account, unfilled)
+    architecture = kind.architecture(variant, num_classes, in_channels, seen)
+    return _Fit(variant, architecture, filled, account, unfilled)
 
 
 def _resolve_num_classes(
     source: Source,
+    kind: ModelKind,
     layout: Layout,
     names: Mapping[str, tuple[str, ...]],
     wanted: int | None,
     drop_head: bool,
 ) -> int:
     """The number of classes of the converted model; differing from the source's is on request."""
-    kind = KINDS[layout.task]
     if wanted is not None and wanted < kind.fewest_classes:
         raise UserError(f"--num_classes must be at least {kind.fewest_classes}, not {wanted}")
     if drop_head and wanted is None:

@@ -1,40 +1,48 @@
-"""What a conversion has to know of classifiers and of segmentors."""
+"""What a conversion asks of a kind of model; each task's folder has its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
-from mindtwins.conversion.recognize import Recognition, recognize
-from mindtwins.models.variants import parameter_shapes, resolve_name
-from mindtwins.segmentation.variants import (
-    Widths,
-    default_widths,
-    resolve_segmentor,
-    resolve_widths,
-    segmentor_metadata,
-    segmentor_shapes,
-)
+from mindspore import nn
+
+from mindtwins.checkpoint import Checkpoint
+from mindtwins.conversion.layouts import Layout
+from mindtwins.conversion.recognize import Recognition
+from mindtwins.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-_BACKBONE = "backbone."
 
 
 class ModelKind(Protocol):
     """One kind of model. Names are ours; `seen` are the shapes that a source has for them.
 
     Attributes:
+        layouts: whose names are known; the first is what weights without a history get.
         head: the parameters whose first axis is the classes.
         stem: the convolution whose second axis is the images' channels.
+        architecture_keys: what `architecture` states.
         default_classes: as published.
         fewest_classes: that a model can have.
+        verified_size: height and width of the photographs that a conversion is verified with.
+        keeps_dialect: whether weights are tied to the conventions that they were trained with.
+            (Those of classifiers go from code to code.)
     """
 
+    layouts: tuple[Layout, ...]
     head: tuple[str, ...]
     stem: str
+    architecture_keys: tuple[str, ...]
     default_classes: int
     fewest_classes: int
+    verified_size: tuple[int, int]
+    keeps_dialect: bool
+
+    def owns(self, names: Collection[str]) -> bool:
+        """Whether parameters of these names are such a model's."""
 
     def recognize(self, seen: Shapes) -> Recognition:
         """The model that agrees best with the shapes."""
@@ -45,83 +53,92 @@ class ModelKind(Protocol):
     def shapes(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> Shapes:
         """What has to be filled."""
 
-    def metadata(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> dict:
-        """What a checkpoint states of the model."""
+    def architecture(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> dict:
+        """The arguments that build the model, as a checkpoint states them."""
+
+    def use(self, architecture: Mapping) -> dict:
+        """What a checkpoint of published weights says of its use: classes, preprocessing, data."""
+
+    def create(self, checkpoint: Checkpoint) -> nn.Cell:
+        """The model that a checkpoint of known metadata holds, with its weights."""
+
+    def outputs(self, name: str, ckpt_path: Path, architecture: Mapping) -> nn.Cell:
+        """The model with its weights, as a cell that gives all its maps and logits in order."""
 
 
-class ClassifierKind:
-    """See `ModelKind`."""
-
-    head = ("head.weight", "head.bias")
-    stem = "patch_embeds.0.proj.weight"
-    default_classes = 1000
-    fewest_classes = 0
-
-    def recognize(self, seen: Shapes) -> Recognition:
-        return recognize(seen)
-
-    def resolve(self, name: str) -> str:
-        return resolve_name(name)
-
-    def shapes(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> Shapes:
-        return parameter_shapes(name, num_classes, in_channels)
-
-    def metadata(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> dict:
-        return {"variant": name, "num_classes": num_classes, "in_channels": in_channels}
+Kinds = Mapping[str, ModelKind]
 
 
-class SegmentorKind:
-    """See `ModelKind`. The widths of the heads are read off the tensors."""
+def all_layouts(kinds: Kinds) -> tuple[Layout, ...]:
+    """The layouts of every kind."""
+    return tuple(layout for kind in kinds.values() for layout in kind.layouts)
 
-    head = tuple(
-        f"{head}.conv_seg.{parameter}"
-        for head in ("decode_head", "auxiliary_head")
-        for parameter in ("weight", "bias")
+
+def projects(kinds: Kinds) -> tuple[str, ...]:
+    """Whose names are known for any kind."""
+    return tuple(dict.fromkeys(layout.project for layout in all_layouts(kinds)))
+
+
+def find_layout(kinds: Kinds, project: str, task: str) -> Layout:
+    """A project's names for the models of a task.
+
+    Raises:
+        UserError: it has none.
+    """
+    for layout in kinds[task].layouts:
+        if layout.project == project:
+            return layout
+    others = [layout.project for layout in kinds[task].layouts]
+    raise UserError(
+        f"{project} has no names for models of {task}: choose one of {', '.join(others)}"
     )
-    stem = "backbone.patch_embeds.0.proj.weight"
-    default_classes = 150
-    fewest_classes = 1
-
-    def recognize(self, seen: Shapes) -> Recognition:
-        pyramid = any(name.startswith(("neck.", "decode_head.scale_heads.")) for name in seen)
-        head = "fpn" if pyramid else "upernet"
-        backbone = recognize(
-            {
-                name.removeprefix(_BACKBONE): shape
-                for name, shape in seen.items()
-                if name.startswith(_BACKBONE)
-            }
-        )
-        words = f"head: {head}, {backbone.seen}"
-        return Recognition(f"{head}_{backbone.variant}", backbone.exact, words)
-
-    def resolve(self, name: str) -> str:
-        return resolve_segmentor(name)
-
-    def shapes(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> Shapes:
-        widths = self._widths(name, seen)
-        return segmentor_shapes(
-            name, num_classes, in_channels, widths.channels, widths.auxiliary_channels
-        )
-
-    def metadata(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> dict:
-        return segmentor_metadata(name, num_classes, in_channels, self._widths(name, seen))
-
-    def _widths(self, name: str, seen: Shapes) -> Widths:
-        published = default_widths(name)
-        last = "scale_heads.0.0" if published.neck else "fpn_bottleneck"
-        channels = seen.get(f"decode_head.{last}.conv.weight", (published.channels,))[:1]
-        auxiliary = (published.auxiliary_channels,)
-        if published.auxiliary_channels:
-            auxiliary = seen.get("auxiliary_head.convs.0.conv.weight", auxiliary)[:1]
-        # A misshapen tensor has no first axis; that it does not fit is said elsewhere.
-        return resolve_widths(name, *channels or (None,), *auxiliary or (None,))
 
 
-KINDS: dict[str, ModelKind] = {"classification": ClassifierKind(), "segmentation": SegmentorKind()}
+def recognize_layout(kinds: Kinds, names: Collection[str]) -> Layout:
+    """The layout that has names of ours for most of these names of theirs."""
+    return max(
+        all_layouts(kinds), key=lambda layout: sum(bool(layout.to_ours(name)) for name in names)
+    )
 
 
-def task_of(names: Mapping[str, object]) -> str:
-    """The task of a model with these parameters."""
-    is_segmentor = any(name.startswith(_BACKBONE) for name in names)
-    return "segmentation" if is_segmentor else "classification"
+def identified(kinds: Kinds, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the task, the variant and the architecture in its metadata.
+
+    What it does not state itself is read off the names and shapes of its parameters.
+
+    Raises:
+        UserError: it holds no model of these kinds.
+    """
+    task = task_of(kinds, checkpoint)
+    stated = {"task": task, **(checkpoint.metadata or {})}
+    if "variant" not in stated:
+        kind = kinds[task]
+        shapes = {name: array.shape for name, array in checkpoint.tensors.items()}
+        recognized = kind.recognize(shapes)
+        if not recognized.exact:
+            raise UserError(
+                f"{checkpoint.path} is no model of {task} that is known here ({recognized.seen})"
+            )
+        classes = next((shapes[name][0] for name in kind.head if name in shapes), 0)
+        channels = shapes[kind.stem][1] if kind.stem in shapes else 3
+        stated |= kind.architecture(recognized.variant, classes, channels, shapes)
+        stated["variant"] = recognized.variant
+    return replace(checkpoint, metadata=stated)
+
+
+def task_of(kinds: Kinds, checkpoint: Checkpoint) -> str:
+    """What the model in a checkpoint is for: as it states, else by the names of its parameters.
+
+    Raises:
+        UserError: it holds no model of these kinds.
+    """
+    stated = (checkpoint.metadata or {}).get("task")
+    if stated in kinds:
+        return stated
+    for task, kind in kinds.items():
+        if kind.owns(checkpoint.tensors):
+            return task
+    raise UserError(
+        f"{checkpoint.path} holds no model of {' or '.join(kinds)} (its first tensor is "
+        f"{next(iter(checkpoint.tensors))})"
+    )

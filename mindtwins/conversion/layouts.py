@@ -3,17 +3,27 @@
 A table is a list of rules, read forwards when converting from PyTorch and backwards when going
 back. In names `{i}` stands for a stage or a level, `{j}` for a block or a layer and `{p}` for
 "weight" or "bias".
+
+Here are the rules, and the tables of backbones, which all tasks share; each task's folder has the
+layouts of its models.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from mindtwins.errors import UserError
 from mindtwins.models.twins import Dialect
+
+if TYPE_CHECKING:
+    import torch
+
+# What torch keeps beside the weights: pairs of an expression and a reason, see `Layout.ignored`.
+BUFFERS = ((r".*\.num_batches_tracked", "a counter of batch norms, not a weight"),)
 
 
 @dataclass(frozen=True)
@@ -38,14 +48,47 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class ReferenceModel:
+    """The plain PyTorch model that verifies a layout.
+
+    It has its own idea of epsilons and padding, not the file's: these are part of what is verified.
+    Functions are named as "module:function", since they import torch, which only verification does.
+
+    Attributes:
+        create: (variant, **architecture) -> the model.
+        options: further arguments of `create`.
+        rename: a state dict of the project's -> the same under the reference's names; "" where it
+            has the project's.
+    """
+
+    create: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    rename: str = ""
+
+    def build(self, variant: str, architecture: Mapping[str, object]) -> torch.nn.Module:
+        """The reference of a variant; `architecture` as in a checkpoint's metadata."""
+        return _function(self.create)(variant, **architecture, **self.options)
+
+    def renamed(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A state dict of the project's under the names of the reference."""
+        return _function(self.rename)(state) if self.rename else state
+
+
+def _function(path: str) -> Callable:
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True)
 class Layout:
     """One project's names for the models of one task.
 
     Attributes:
         project: whose names these are.
-        task: "classification" or "segmentation".
+        task: what the models are for.
         table: the rules.
         dialect: what that project's models compute with these weights.
+        reference: verifies files with these names.
         ignored: pairs (regular expression of their names, reason to leave those tensors out).
     """
 
@@ -53,7 +96,8 @@ class Layout:
     task: str
     table: tuple[Rule, ...]
     dialect: Dialect
-    ignored: tuple[tuple[str, str], ...] = ()
+    reference: ReferenceModel
+    ignored: tuple[tuple[str, str], ...] = BUFFERS
 
     def to_ours(self, name: str) -> tuple[str, ...]:
         """Our names for what their tensor holds; none if the table has none."""
@@ -93,12 +137,12 @@ def _pattern(template: str) -> re.Pattern:
     return re.compile(pattern)
 
 
-def _layer(theirs: str, ours: str = "", beside: str = "") -> tuple[Rule, ...]:
+def layer(theirs: str, ours: str = "", beside: str = "") -> tuple[Rule, ...]:
     """A linear layer or convolution; without `ours` it has the same name here."""
     return (Rule(f"{theirs}.{{p}}", (f"{ours or theirs}.{{p}}",), beside),)
 
 
-def _norm(theirs: str, ours: str = "") -> tuple[Rule, ...]:
+def norm(theirs: str, ours: str = "") -> tuple[Rule, ...]:
     """A layer norm, whose parameters MindSpore calls gamma and beta."""
     ours = ours or theirs
     return (
@@ -107,166 +151,54 @@ def _norm(theirs: str, ours: str = "") -> tuple[Rule, ...]:
     )
 
 
-def _unit(convolution: str, norm: str, ours: str) -> tuple[Rule, ...]:
+def unit(convolution: str, batch_norm: str, ours: str) -> tuple[Rule, ...]:
     """A convolution without bias and the batch norm behind it."""
     return (
         Rule(f"{convolution}.weight", (f"{ours}.conv.weight",)),
-        *_norm(norm, f"{ours}.bn"),
-        Rule(f"{norm}.running_mean", (f"{ours}.bn.moving_mean",)),
-        Rule(f"{norm}.running_var", (f"{ours}.bn.moving_variance",)),
+        *norm(batch_norm, f"{ours}.bn"),
+        Rule(f"{batch_norm}.running_mean", (f"{ours}.bn.moving_mean",)),
+        Rule(f"{batch_norm}.running_var", (f"{ours}.bn.moving_variance",)),
     )
 
 
-def _under(theirs: str, ours: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+def under(theirs: str, ours: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     return tuple(rule.under(theirs, ours) for rule in rules)
 
 
 _OFFICIAL_BLOCK = (
-    *_norm("norm1"),
-    *_layer("attn.qkv"),
-    *_layer("attn.q"),
-    *_layer("attn.kv"),
-    *_layer("attn.proj"),
-    *_layer("attn.sr"),
-    *_norm("attn.norm"),
-    *_norm("norm2"),
-    *_layer("mlp.fc1"),
-    *_layer("mlp.fc2"),
+    *norm("norm1"),
+    *layer("attn.qkv"),
+    *layer("attn.q"),
+    *layer("attn.kv"),
+    *layer("attn.proj"),
+    *layer("attn.sr"),
+    *norm("attn.norm"),
+    *norm("norm2"),
+    *layer("mlp.fc1"),
+    *layer("mlp.fc2"),
 )
-_OFFICIAL_BACKBONE = (
-    *_layer("patch_embeds.{i}.proj"),
-    *_norm("patch_embeds.{i}.norm"),
-    *_under("blocks.{i}.{j}.", "blocks.{i}.{j}.", _OFFICIAL_BLOCK),
-    *_layer("pos_block.{i}.proj.0"),
+OFFICIAL_BACKBONE = (
+    *layer("patch_embeds.{i}.proj"),
+    *norm("patch_embeds.{i}.norm"),
+    *under("blocks.{i}.{j}.", "blocks.{i}.{j}.", _OFFICIAL_BLOCK),
+    *layer("pos_block.{i}.proj.0"),
 )
 _MMSEGMENTATION_BLOCK = (
-    *_norm("norm1"),
+    *norm("norm1"),
     # A global block's attention is torch's nn.MultiheadAttention, a local one's is not.
-    *_layer("attn.qkv"),
+    *layer("attn.qkv"),
     Rule("attn.attn.in_proj_{p}", ("attn.q.{p}", "attn.kv.{p}")),
-    *_layer("attn.attn.out_proj", "attn.proj", beside="attn.q.{p}"),
-    *_layer("attn.proj", beside="attn.qkv.{p}"),
-    *_layer("attn.sr"),
-    *_norm("attn.norm"),
-    *_norm("norm2"),
-    *_layer("ffn.layers.0.0", "mlp.fc1"),
-    *_layer("ffn.layers.1", "mlp.fc2"),
+    *layer("attn.attn.out_proj", "attn.proj", beside="attn.q.{p}"),
+    *layer("attn.proj", beside="attn.qkv.{p}"),
+    *layer("attn.sr"),
+    *norm("attn.norm"),
+    *norm("norm2"),
+    *layer("ffn.layers.0.0", "mlp.fc1"),
+    *layer("ffn.layers.1", "mlp.fc2"),
 )
-_MMSEGMENTATION_BACKBONE = (
-    *_layer("patch_embeds.{i}.projection", "patch_embeds.{i}.proj"),
-    *_norm("patch_embeds.{i}.norm"),
-    *_under("layers.{i}.{j}.", "blocks.{i}.{j}.", _MMSEGMENTATION_BLOCK),
-    *_layer("position_encodings.{i}.proj", "pos_block.{i}.proj.0"),
+MMSEGMENTATION_BACKBONE = (
+    *layer("patch_embeds.{i}.projection", "patch_embeds.{i}.proj"),
+    *norm("patch_embeds.{i}.norm"),
+    *under("layers.{i}.{j}.", "blocks.{i}.{j}.", _MMSEGMENTATION_BLOCK),
+    *layer("position_encodings.{i}.proj", "pos_block.{i}.proj.0"),
 )
-_STAGE_NORMS = _norm("norm_list.{i}")
-
-
-def _mmsegmentation_unit(theirs: str) -> tuple[Rule, ...]:
-    return _unit(f"{theirs}.conv", f"{theirs}.bn", theirs)
-
-
-_MMSEGMENTATION_HEADS = (
-    *_layer("neck.lateral_convs.{i}.conv"),
-    *_layer("neck.fpn_convs.{i}.conv"),
-    *_mmsegmentation_unit("decode_head.scale_heads.{i}.{j}"),
-    *_mmsegmentation_unit("decode_head.psp_modules.{i}.1"),
-    *_mmsegmentation_unit("decode_head.bottleneck"),
-    *_mmsegmentation_unit("decode_head.lateral_convs.{i}"),
-    *_mmsegmentation_unit("decode_head.fpn_convs.{i}"),
-    *_mmsegmentation_unit("decode_head.fpn_bottleneck"),
-    *_layer("decode_head.conv_seg"),
-    *_mmsegmentation_unit("auxiliary_head.convs.{i}"),
-    *_layer("auxiliary_head.conv_seg"),
-)
-_SSSEGMENTATION_HEADS = (
-    *_unit("ppm_net.branches.{i}.1", "ppm_net.branches.{i}.2", "decode_head.psp_modules.{i}.1"),
-    *_unit("ppm_net.bottleneck.0", "ppm_net.bottleneck.1", "decode_head.bottleneck"),
-    *_unit("lateral_convs.{i}.0", "lateral_convs.{i}.1", "decode_head.lateral_convs.{i}"),
-    *_unit("fpn_convs.{i}.0", "fpn_convs.{i}.1", "decode_head.fpn_convs.{i}"),
-    *_unit("decoder.0", "decoder.1", "decode_head.fpn_bottleneck"),
-    *_layer("decoder.4", "decode_head.conv_seg"),
-    *_unit("auxiliary_decoder.0", "auxiliary_decoder.1", "auxiliary_head.convs.0"),
-    *_layer("auxiliary_decoder.4", "auxiliary_head.conv_seg"),
-)
-
-_BUFFERS = ((r".*\.num_batches_tracked", "a counter of batch norms, not a weight"),)
-_CLASSIFIER = (
-    (r"backbone\.(norm|head)\.(weight|bias)", "of the classifier, which segmentation does not use"),
-)
-
-_OFFICIAL_SEGMENTATION = Dialect("mask", "floor", block_epsilon=1e-6, embed_epsilon=1e-5)
-_MMSEGMENTATION = Dialect("mask", "ceil", block_epsilon=1e-5, embed_epsilon=1e-5)
-
-_OFFICIAL = Layout(
-    "official",
-    "classification",
-    (*_OFFICIAL_BACKBONE, *_norm("norm"), *_layer("head")),
-    Dialect(),
-    _BUFFERS,
-)
-LAYOUTS = (
-    _OFFICIAL,
-    # timm kept the official classification code's names.
-    replace(_OFFICIAL, project="timm"),
-    # What MMSegmentation's twins2mmseg makes of an official classification checkpoint: its
-    # backbone and the norm behind it, without the head.
-    Layout(
-        "mmsegmentation",
-        "classification",
-        (*_MMSEGMENTATION_BACKBONE, *_norm("norm")),
-        Dialect(),
-        _BUFFERS,
-    ),
-    Layout(
-        "mmsegmentation",
-        "segmentation",
-        (
-            *_under("backbone.", "backbone.", (*_MMSEGMENTATION_BACKBONE, *_STAGE_NORMS)),
-            *_MMSEGMENTATION_HEADS,
-        ),
-        _MMSEGMENTATION,
-        _BUFFERS,
-    ),
-    Layout(
-        "sssegmentation",
-        "segmentation",
-        (
-            *_under("backbone_net.", "backbone.", (*_MMSEGMENTATION_BACKBONE, *_STAGE_NORMS)),
-            *_SSSEGMENTATION_HEADS,
-        ),
-        _MMSEGMENTATION,
-        _BUFFERS,
-    ),
-    # The official segmentation code is built on MMSegmentation 0.x.
-    Layout(
-        "official",
-        "segmentation",
-        (
-            *_under("backbone.", "backbone.", (*_OFFICIAL_BACKBONE, *_STAGE_NORMS)),
-            *_MMSEGMENTATION_HEADS,
-        ),
-        _OFFICIAL_SEGMENTATION,
-        (*_BUFFERS, *_CLASSIFIER),
-    ),
-)
-PROJECTS = tuple(dict.fromkeys(layout.project for layout in LAYOUTS))
-
-
-def find_layout(project: str, task: str) -> Layout:
-    """A project's names for the models of a task.
-
-    Raises:
-        UserError: it has none.
-    """
-    for layout in LAYOUTS:
-        if (layout.project, layout.task) == (project, task):
-            return layout
-    others = [layout.project for layout in LAYOUTS if layout.task == task]
-    raise UserError(
-        f"{project} has no names for models of {task}: choose one of {', '.join(others)}"
-    )
-
-
-def recognize_layout(names: Collection[str]) -> Layout:
-    """The layout that has a place for most of these names of theirs."""
-    return max(LAYOUTS, key=lambda layout: sum(bool(layout.to_ours(name)) for name in names))

@@ -23,24 +23,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from mindtwins.checkpoint import load_checkpoint
-from mindtwins.classification.transforms import EvaluationTransform
 from mindtwins.conversion.accounting import widen
+from mindtwins.conversion.kinds import Kinds, find_layout
 from mindtwins.conversion.readers import Source
-from mindtwins.models import create_model
-from mindtwins.models.twins import ClassifierOutputs
-from mindtwins.reference import create_reference
-from mindtwins.reference.segmentors import (
-    create_backbone_reference,
-    create_segmentation_reference,
-    rename_sssegmentation,
-)
+from mindtwins.data.normalize import Normalize
 from mindtwins.reference.weights import amplify
-from mindtwins.segmentation.segmentor import SegmentorOutputs
-from mindtwins.segmentation.variants import create_segmentor
-
-# Height and width of the photographs. A segmentor's fill no whole patches and windows: on both axes
-# in three stages, on one in the last.
-SIZES = {"classification": (224, 224), "segmentation": (200, 260)}
 
 # How many times the reference's own rounding error a difference may be. Two independent float32
 # computations are about sqrt(2) apart, 1.7 at most in all six models; the smallest of the mistakes
@@ -50,9 +37,6 @@ TOLERATED = 4.0
 _AMPLIFIED = re.compile(r"(backbone\.)?patch_embeds\.\d\.proj\..*|.*\.sr\..*")
 _FACTOR = 3e-3
 
-# How the official segmentation code computes, for its reference.
-_OFFICIAL_SEGMENTATION = {"patch_rounding": "floor", "block_epsilon": 1e-6, "embed_epsilon": 1e-5}
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -60,7 +44,7 @@ class Comparison:
 
     Attributes:
         weights: "as converted" or "amplified".
-        stage: "stage1" to "stage4" or "logits" (without a head, the pooled features); of a
+        stage: "stage1" to "stage4" or "logits" (without a head, the features before it); of a
             segmentor also "neck1" to "neck4" or "auxiliary".
         max_abs: largest difference, in standard deviations of the reference.
         relative_l2: L2 norm of the difference over that of the reference.
@@ -86,6 +70,7 @@ class Comparison:
 def verify(
     ckpt_path: Path,
     source: Source,
+    kinds: Kinds,
     names: Iterable[str],
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Comparison]:
@@ -94,6 +79,7 @@ def verify(
     Args:
         ckpt_path: what the conversion wrote.
         source: what it read.
+        kinds: the kinds of models that it may be, by task.
         names: the tensors of the source that it used.
         progress: is told what is being done.
 
@@ -104,12 +90,21 @@ def verify(
         UserError: the checkpoint does not load.
     """
     metadata = load_checkpoint(ckpt_path).metadata
+    kind = kinds[metadata["task"]]
+    architecture = {key: metadata[key] for key in kind.architecture_keys}
+    layout = find_layout(kinds, metadata["source"]["layout"], metadata["task"])
+    reference = layout.reference.build(metadata["variant"], architecture)
     state = {name: torch.tensor(widen(source.tensors[name])) for name in names}
-    pair = _segmentors if metadata.get("task") == "segmentation" else _classifiers
-    images = photographs(metadata["in_channels"], *SIZES[metadata.get("task", "classification")])
+    # What the source lacks is all zeros in the file: both get what the reference starts with.
+    new = {name: reference.state_dict()[name].clone() for name in metadata["filled"]}
+    reference.load_state_dict(layout.reference.renamed(state) | new)
+    images = photographs(metadata["in_channels"], *kind.verified_size)
     comparisons = []
     with _graph_mode():
-        model, reference = pair(ckpt_path, metadata, state)
+        model = kind.outputs(metadata["variant"], ckpt_path, architecture)
+        for parameter in model.get_parameters():
+            if parameter.name in new:
+                parameter.set_data(Tensor(new[parameter.name].numpy()))
         progress("compiling the MindSpore model and running both on two photographs")
         for weights in ("as converted", "amplified"):
             if weights == "amplified":
@@ -117,49 +112,6 @@ def verify(
                 _amplify(model)
             comparisons += compare(model, reference, images, weights)
     return comparisons
-
-
-# The references have their own idea of the epsilons and of the padding, not the file's: these are
-# part of what is verified.
-def _classifiers(
-    ckpt_path: Path, metadata: dict, state: dict[str, torch.Tensor]
-) -> tuple[nn.Cell, torch.nn.Module]:
-    """The converted classifier and the reference with its source's state."""
-    name, channels = metadata["variant"], metadata["in_channels"]
-    # A head that is not the source's has nothing to be compared with.
-    classes = 0 if metadata["filled"] else metadata["num_classes"]
-    if metadata["source"]["layout"] == "mmsegmentation":
-        reference = create_backbone_reference(name, channels)
-    else:
-        reference = create_reference(name, classes, channels)
-    reference.load_state_dict(state)
-    return ClassifierOutputs(create_model(name, classes, channels, ckpt_path)), reference
-
-
-def _segmentors(
-    ckpt_path: Path, metadata: dict, state: dict[str, torch.Tensor]
-) -> tuple[nn.Cell, torch.nn.Module]:
-    """The converted segmentor and the reference with its source's state."""
-    shape = {key: metadata[key] for key in ("num_classes", "in_channels")}
-    official = metadata["source"]["layout"] == "official"
-    reference = create_segmentation_reference(
-        metadata["variant"],
-        **shape,
-        channels=metadata["channels"],
-        auxiliary_channels=metadata["auxiliary_channels"],
-        official_names=official,
-        **(_OFFICIAL_SEGMENTATION if official else {}),
-    )
-    if metadata["source"]["layout"] == "sssegmentation":
-        state = rename_sssegmentation(state)
-    segmentor = create_segmentor(metadata["variant"], ckpt_path=ckpt_path, **shape)
-    # A new classifier is all zeros: both get the one that the reference was initialized with.
-    new = {name: reference.state_dict()[name].clone() for name in metadata["filled"]}
-    for parameter in segmentor.get_parameters():
-        if parameter.name in new:
-            parameter.set_data(Tensor(new[parameter.name].numpy()))
-    reference.load_state_dict(state | new)
-    return SegmentorOutputs(segmentor), reference
 
 
 def compare(
@@ -196,12 +148,17 @@ def photographs(channels: int = 3, height: int = 224, width: int = 224) -> np.nd
 
     For a model of another number of channels than three, red, green and blue repeat.
     """
-    transform = EvaluationTransform(
-        max(height, width), crop_pct=0.875, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-    )
-    pictures = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    images = np.stack([transform(picture)[np.arange(channels) % 3] for picture in pictures])
-    return np.ascontiguousarray(images[:, :, :height, :width])
+    normalize = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    side = max(height, width)
+    images = []
+    for pixels in load_sample_images().images:
+        picture = Image.fromarray(pixels)
+        scale = int(side / 0.875) / min(picture.size)
+        picture = picture.resize([int(length * scale) for length in picture.size], Image.BICUBIC)
+        left, top = round((picture.width - side) / 2), round((picture.height - side) / 2)
+        crop = picture.crop((left, top, left + width, top + height))
+        images.append(normalize(crop)[np.arange(channels) % 3])
+    return np.stack(images)
 
 
 @torch.no_grad()

@@ -55,16 +55,19 @@ def read_pictures(
     Raises:
         UserError: not one of them can be read.
     """
-    readable = 0
+    seen = readable = 0
     for path in paths:
+        seen += 1
         try:
             picture = read_picture(path)
         except UserError as error:
             if not skip_bad_images:
-                raise
+                raise UserError(
+                    f"{error}: repair or remove it, or pass --skip_bad_images"
+                ) from error
             tqdm.write(f"notice: {error}; left out")
             continue
         readable += 1
         yield path, picture
-    if not readable:
+    if seen and not readable:
         raise UserError("none of the images can be read")

@@ -21,7 +21,8 @@ class Normalize:
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         levels = np.arange(256, dtype=np.float32) / np.float32(255)
-        self.table = (levels - np.float32(mean)[:, None]) / np.float32(std)[:, None]  # (3, 256)
+        center, spread = np.asarray([mean, std], dtype=np.float32)[:, :, None]
+        self.table = (levels - center) / spread  # (3, 256)
 
     def __call__(
         self, image: Image.Image | np.ndarray, out: np.ndarray | None = None

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -296,7 +296,8 @@ def parse_rand_augment(
             raise UserError(_unknown_part(policy, part))
         field, read = _PARTS[match[1]]
         try:
-            augment = replace(augment, **{field: read(match[2])})
+            changes: dict[str, Any] = {field: read(match[2])}
+            augment = replace(augment, **changes)
         except ValueError as error:
             raise UserError(_unknown_part(policy, part)) from error
     return augment

@@ -15,8 +15,8 @@ from mindtwins.distribution.process_info import ProcessInfo
 from mindtwins.errors import UserError
 
 CONNECT_SECONDS = 120.0
-# After another rank's failure: how long until this one must have noticed by itself, and then how
-# long it may take to save what it has.
+# After another rank's failure: how long until this one must have noticed it in an `exchange`, and
+# how long it may then take to save what it has.
 NOTICE_SECONDS = 10.0
 FAREWELL_SECONDS = 40.0
 
@@ -34,14 +34,14 @@ class RankLost(UserError):
 
 
 class Connection:
-    """Connects a rank to the others, for exchanging bytes and for ending together.
+    """A rank's line to the supervisor, through which the ranks exchange bytes and end together.
 
-    A thread listens. When another rank has failed, the next (or present) `exchange` raises
-    `RankLost`; should there be none soon, because MindSpore waits for the lost rank in a gradient
+    A thread listens. When another rank has failed, the `exchange` that runs, or else the next one,
+    raises `RankLost`. If none comes soon, because MindSpore waits for the lost rank in a gradient
     reduction, the thread ends the process.
 
     Args:
-        process: this process among those of the job.
+        process: which rank of which job this process is.
 
     Raises:
         UserError: no supervisor was found.
@@ -69,9 +69,9 @@ class Connection:
         return self.process.size
 
     def exchange(self, label: str, payload: bytes = b"") -> list[bytes]:
-        """Give every rank this one's bytes and get those of all, in the order of the ranks.
+        """Give this rank's bytes to all, and get everyone's in the order of the ranks.
 
-        Every rank has to call it, with the same label. It returns when the last one has.
+        Every rank has to call it with the same label; it returns when the last one has called.
 
         Raises:
             RankLost: another rank failed.
@@ -102,7 +102,7 @@ class Connection:
                 raise self._loss()
 
     def fail(self, reason: str) -> bool:
-        """Tell the others that, and why, this rank cannot go on.
+        """Tell the others that this rank cannot go on, and why.
 
         Returns:
             Whether this rank has to report the reason: no if a lower one does with the same words.
@@ -116,11 +116,11 @@ class Connection:
         return self._verdict is None or self._verdict.fields["speaks"]
 
     def linger(self) -> None:
-        """Wait for the survivors of this rank's failure: it must not be the first to exit."""
+        """Wait until the other ranks have ended: this one, which failed, must not exit first."""
         self._closed.wait(FAREWELL_SECONDS)
 
     def leave(self) -> None:
-        """Wait for all ranks to be done, and say that this one ends because it is.
+        """Wait until all ranks are done, and say that this one ends because it is done.
 
         Raises:
             RankLost: another rank failed.

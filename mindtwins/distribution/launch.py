@@ -24,7 +24,8 @@ from mindtwins.errors import UserError
 # MindSpore takes a rank for dead that is busy for longer than its default of 30 s, compiling or
 # evaluating. Here the supervisor notices dead ranks, and much sooner.
 NODE_SECONDS = 24 * 3600
-# A mistake in the command is every rank's. Rank 0 tells it, and its end is the others' as well.
+# All ranks find a mistake in the command. Rank 0 reports it; when it ends, the launcher ends the
+# others, which therefore wait this long before they would report it too.
 AFTER_RANK_0_SECONDS = 3.0
 
 _connection: Connection | None = None

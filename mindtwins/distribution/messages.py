@@ -1,6 +1,7 @@
-"""How the ranks and their supervisor talk: framed messages over TCP, on a port both can work out.
+"""What the ranks and their supervisor send each other: framed messages over TCP.
 
-A message is two lengths (uint32, big endian), a JSON object with its "kind", and raw bytes.
+Both sides work the port out from the job's name. A message is two lengths (uint32, big endian), a
+JSON object with its "kind", and raw bytes.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Channel:
         return True
 
     def receive(self) -> Message | None:
-        """The next message; None when the other end is gone (or is no supervisor or rank)."""
+        """The next message; None when the other end is gone, or is no rank or supervisor."""
         try:
             header_length, payload_length = _LENGTHS.unpack(self._read(_LENGTHS.size))
             if header_length > _LONGEST_HEADER:
@@ -106,7 +107,7 @@ class Channel:
 
 
 def candidate_ports(job: str) -> list[int]:
-    """The ports that the supervisor of a job tries, in order; the ranks look for it on them.
+    """The ports that a job's supervisor tries to listen on, and its ranks to reach, in order.
 
     Args:
         job: the job's name, the same on every rank and no other job's.

@@ -1,4 +1,4 @@
-"""Where this process stands among those that a launcher started."""
+"""Which of a job's processes this one is, as the launcher's environment variables say."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mindtwins.errors import UserError
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """This process among those of the job.
+    """What a process knows of its job and of its own number in it.
 
     Attributes:
         rank: 0 to size - 1; of no meaning in msrun's scheduler process.
         size: number of ranks; 1 for a process that was started alone.
         launcher: "mpirun", "msrun", or "" for a process that was started alone.
         job: a name of the job that all its processes agree on, and that no other job has.
-        host: where rank 0 and the supervisor are, as the other ranks reach it.
+        host: the machine of rank 0 and of the supervisor, by a name that all ranks reach it by.
         one_machine: whether all ranks run on this machine.
         is_scheduler: this is the process that msrun adds to the ranks, for MindSpore's scheduler.
     """

@@ -1,9 +1,10 @@
 """The supervisor: one small process per job that every rank is connected to.
 
 It lets the ranks exchange bytes, notices at once when one of them dies, tells the others why, and
-sees to it that none stays behind. It also runs MindSpore's scheduler where there is one. Under
-msrun the supervisor is the scheduler process that msrun starts anyway; under mpirun rank 0 starts
-it.
+sees to it that none stays behind. It also runs MindSpore's scheduler where there is one.
+
+Under msrun, the process that msrun starts as the scheduler becomes the supervisor; under mpirun,
+rank 0 starts one.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class _Rank:
 
     Attributes:
         channel: the connection to it.
-        process: its number, on `machine`.
-        machine: its host name.
+        process: its process number.
+        machine: the host name of the machine that it runs on.
         state: "running", "failed" (it said so), "left" (it is done) or "gone".
         offer: (label, payload) of an exchange in which it waits for the others.
     """
@@ -84,8 +85,9 @@ class Supervisor:
         size: number of ranks.
         address: where to listen: "127.0.0.1", or "" for all of the machine's addresses.
         scheduler: (host, port) of the MindSpore scheduler to run; None for none. Port 0: any.
-        parent: process whose end, before rank 0 has connected, ends the supervisor; 0 for none.
-        reports: print failures, for a supervisor whose output does not go where the ranks' goes.
+        parent: the process of rank 0: if it ends before it has connected, so does the supervisor;
+            0 under msrun.
+        reports: print failures here too, where the ranks' output goes elsewhere.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class Supervisor:
         self._scheduler_listens = False
 
     def run(self) -> int:
-        """Do the supervisor's work.
+        """Keep the ranks together until the job is over.
 
         Returns:
             0 if every rank was done when it left, 1 after a failure.

@@ -9,40 +9,40 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation
+from mindtwins.layers.device import formulation, use_kernel
 
 
 class WindowAttention(nn.Cell):
     """Multi-head attention of tokens to those of their own window.
 
     (B, H, W, 3 C) -> (B, H, W, C), where the channels are queries, keys and values one after the
-    other, and H and W are multiples of the window's side. `mask`, if any, is added to the scores:
-    (1, windows, 1, side * side, side * side), windows row by row.
+    other, and H and W are multiples of the window size. `mask`, if any, is added to the scores:
+    (1, windows, 1, window_size**2, window_size**2), windows row by row.
     """
 
-    def __init__(self, heads: int, side: int) -> None:
+    def __init__(self, heads: int, window_size: int) -> None:
         super().__init__()
         self.heads = heads
-        self.side = side
+        self.window_size = window_size
         self.formulation = formulation()
-        self.sizes = Tensor([heads, side], ms.int32)
+        self.sizes = Tensor([heads, window_size], ms.int32)
         self.no_mask = Tensor([0], ms.float32)
 
     def extend_repr(self) -> str:
-        return f"heads={self.heads}, side={self.side}, {self.formulation}"
+        return f"heads={self.heads}, window_size={self.window_size}, {self.formulation}"
 
     def construct(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
-        if self.formulation == "kernel" and qkv.dtype == ms.float32:
+        if use_kernel(qkv, self.formulation):
             return kernels.window_attention(qkv, self.no_mask if mask is None else mask, self.sizes)
         _, height, width, channels = qkv.shape
         query, key, value = ops.split(qkv, channels // 3, -1)
         out = attend(
-            partition_windows(query, self.heads, self.side),
-            partition_windows(key, self.heads, self.side),
-            partition_windows(value, self.heads, self.side),
+            partition_windows(query, self.heads, self.window_size),
+            partition_windows(key, self.heads, self.window_size),
+            partition_windows(value, self.heads, self.window_size),
             mask,
         )
-        return merge_windows(out, height, width, self.side)
+        return merge_windows(out, height, width, self.window_size)
 
 
 class CrossAttention(nn.Cell):
@@ -61,7 +61,7 @@ class CrossAttention(nn.Cell):
         return f"heads={self.heads}, {self.formulation}"
 
     def construct(self, query: Tensor, key_value: Tensor) -> Tensor:
-        if self.formulation == "kernel" and query.dtype == ms.float32:
+        if use_kernel(query, self.formulation):
             return kernels.global_attention(query, key_value, self.sizes)
         _, height, width, channels = query.shape
         key, value = ops.split(key_value, channels, -1)
@@ -105,19 +105,19 @@ def merge_heads(x: Tensor, height: int, width: int) -> Tensor:
     return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, height, width, heads * head_dim))
 
 
-def partition_windows(x: Tensor, heads: int, window: int) -> Tensor:
-    """(B, H, W, C) -> (B, windows, heads, window * window, C / heads), windows row by row."""
+def partition_windows(x: Tensor, heads: int, window_size: int) -> Tensor:
+    """(B, H, W, C) -> (B, windows, heads, window_size**2, C / heads), windows row by row."""
     _, height, width, channels = x.shape
-    rows, columns = height // window, width // window
-    x = ops.reshape(x, (-1, rows, window, columns, window, heads, channels // heads))
+    rows, columns = height // window_size, width // window_size
+    x = ops.reshape(x, (-1, rows, window_size, columns, window_size, heads, channels // heads))
     x = ops.transpose(x, (0, 1, 3, 5, 2, 4, 6))
-    return ops.reshape(x, (-1, rows * columns, heads, window * window, channels // heads))
+    return ops.reshape(x, (-1, rows * columns, heads, window_size**2, channels // heads))
 
 
-def merge_windows(x: Tensor, height: int, width: int, window: int) -> Tensor:
-    """(B, windows, heads, window * window, d) -> (B, H, W, heads * d)."""
+def merge_windows(x: Tensor, height: int, width: int, window_size: int) -> Tensor:
+    """(B, windows, heads, window_size**2, d) -> (B, H, W, heads * d)."""
     _, _, heads, _, head_dim = x.shape
-    rows, columns = height // window, width // window
-    x = ops.reshape(x, (-1, rows, columns, heads, window, window, head_dim))
+    rows, columns = height // window_size, width // window_size
+    x = ops.reshape(x, (-1, rows, columns, heads, window_size, window_size, head_dim))
     x = ops.transpose(x, (0, 1, 4, 2, 5, 3, 6))
     return ops.reshape(x, (-1, height, width, heads * head_dim))

@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation
+from mindtwins.layers.device import formulation, use_kernel
 
 
 class BatchNorm(nn.Cell):
@@ -60,11 +60,11 @@ class BatchNorm(nn.Cell):
         tokens = ops.reshape(ops.cast(x, ms.float32), (-1, x.shape[-1]))
         if self.training:
             mean, variance = self.moments(tokens)
-            self.move(mean, variance, self.ranks * tokens.shape[0])
+            self.update_moving(mean, variance, self.ranks * tokens.shape[0])
         else:
             mean, variance = self.moving_mean, self.moving_variance
         scale = ops.rsqrt(variance + self.epsilon) * self.gamma
-        if self.formulation == "kernel":
+        if use_kernel(tokens, self.formulation):
             out = kernels.normalize(tokens, mean, scale, self.beta)
         else:
             out = (tokens - mean) * scale + self.beta
@@ -74,7 +74,7 @@ class BatchNorm(nn.Cell):
         """(N, C) -> mean and biased variance (C,), over the tokens of all ranks."""
         # Not before a reduction over ranks, where the kernel's gradient came out wrong in a whole
         # segmentor (MindSpore 2.10: 7 times too large, though right for a few layers).
-        if self.formulation == "kernel" and not self.synchronize:
+        if use_kernel(tokens, self.formulation) and not self.synchronize:
             mean, variance = kernels.moments(tokens)
         else:
             mean = ops.mean(tokens, 0)
@@ -85,7 +85,12 @@ class BatchNorm(nn.Cell):
             variance = self.sum_over_ranks(variance + ops.square(own - mean)) / self.ranks
         return mean, variance
 
-    def move(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def update_moving(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the moving moments towards those of a batch with `count` values per channel.
+
+        Raises:
+            ValueError: for fewer than two values, of which there is no unbiased variance.
+        """
         if count < 2:
             raise ValueError(
                 "batch normalization in training needs more than one value per channel: "

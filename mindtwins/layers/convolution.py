@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation
+from mindtwins.layers.device import formulation, use_kernel
 from mindtwins.layers.padding import crop_top_left
 
 
@@ -51,6 +51,9 @@ class PatchConv(_Conv):
 
     def construct(self, x: Tensor) -> Tensor:
         weight, bias = ops.cast(self.weight, x.dtype), ops.cast(self.bias, x.dtype)
+        if use_kernel(x, self.formulation):
+            patches = kernels.gather_patches(_whole_patches(x, self.patch), self.patch)
+            return kernels.add_bias(_multiply(patches, weight), bias)
         return self.convolve(x, weight, bias, self.patch)
 
 
@@ -65,13 +68,6 @@ def _patch_conv_native(x: Tensor, weight: Tensor, bias: Tensor, patch: Tensor) -
 
 def _patch_conv_matmul(x: Tensor, weight: Tensor, bias: Tensor, patch: Tensor) -> Tensor:
     return _multiply(_gather(_whole_patches(x, patch), patch), weight) + bias
-
-
-def _patch_conv_kernel(x: Tensor, weight: Tensor, bias: Tensor, patch: Tensor) -> Tensor:
-    if x.dtype != ms.float32:
-        return _patch_conv_matmul(x, weight, bias, patch)
-    patches = kernels.gather_patches(_whole_patches(x, patch), patch)
-    return kernels.add_bias(_multiply(patches, weight), bias)
 
 
 def _whole_patches(x: Tensor, patch: Tensor) -> Tensor:
@@ -111,6 +107,8 @@ class DepthwiseConv3x3(_Conv):
 
     def construct(self, x: Tensor) -> Tensor:
         weight, bias = ops.cast(self.weight, x.dtype), ops.cast(self.bias, x.dtype)
+        if use_kernel(x, self.formulation):
+            return kernels.depthwise(x, weight, bias)
         return self.convolve(x, weight, bias)
 
 
@@ -135,19 +133,14 @@ def _depthwise_3x3_native(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return ops.transpose(x, (0, 2, 3, 1)) + bias
 
 
-def _depthwise_3x3_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if x.dtype == ms.float32:
-        return kernels.depthwise(x, weight, bias)
-    return _depthwise_3x3_shifts(x, weight, bias)
-
-
+# What computes where no kernel does; with the kernels that is other types than theirs.
 _PATCH_CONV = {
     "native": _patch_conv_native,
     "matmul": _patch_conv_matmul,
-    "kernel": _patch_conv_kernel,
+    "kernel": _patch_conv_matmul,
 }
 _DEPTHWISE_3X3 = {
     "native": _depthwise_3x3_native,
     "matmul": _depthwise_3x3_shifts,
-    "kernel": _depthwise_3x3_kernel,
+    "kernel": _depthwise_3x3_shifts,
 }

@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Initializer, Normal, initializer
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation
+from mindtwins.layers.device import formulation, use_kernel
 
 
 class _DenseConv(nn.Cell):
@@ -45,7 +45,7 @@ class _DenseConv(nn.Cell):
     def add_bias(self, x: Tensor) -> Tensor:
         if self.bias is None:
             return x
-        if self.formulation == "kernel" and x.dtype == ms.float32:
+        if use_kernel(x, self.formulation):
             return kernels.add_bias(x, self.bias)
         return x + ops.cast(self.bias, x.dtype)
 
@@ -84,7 +84,10 @@ class Conv3x3(_DenseConv):
         self.convolve = _CONV_3X3[self.formulation]
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.add_bias(self.convolve(x, ops.cast(self.weight, x.dtype)))
+        weight = ops.cast(self.weight, x.dtype)
+        if use_kernel(x, self.formulation):
+            return self.add_bias(kernels.conv3x3(x, weight))
+        return self.add_bias(self.convolve(x, weight))
 
 
 def _conv_3x3_native(x: Tensor, weight: Tensor) -> Tensor:
@@ -109,14 +112,11 @@ def _conv_3x3_matmul(x: Tensor, weight: Tensor) -> Tensor:
     return ops.reshape(ops.matmul(rows, matrix), (batch, height, width, -1))
 
 
-def _conv_3x3_kernel(x: Tensor, weight: Tensor) -> Tensor:
-    return kernels.conv3x3(x, weight) if x.dtype == ms.float32 else _conv_3x3_matmul(x, weight)
-
-
+# What computes where no kernel does; with the kernels that is other types than theirs.
 _CONV_3X3 = {
     "native": _conv_3x3_native,
     "matmul": _conv_3x3_matmul,
-    "kernel": _conv_3x3_kernel,
+    "kernel": _conv_3x3_matmul,
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import Tensor, ops
 
 from mindtwins.layers import kernels
 
@@ -32,6 +32,19 @@ def formulation() -> str:
 
 # The same for functions, which are not built: inside a graph, asked while it is compiled.
 formulation_in_graph = ops.constexpr(formulation)
+
+
+def use_kernel(x: Tensor, name: str | None = None) -> bool:
+    """Whether a kernel computes with `x`: they are for float32 only. Inside a graph a constant.
+
+    Args:
+        x: what is computed with.
+        name: the formulation of a layer, from when it was built; None for a function, which is not
+            built: that of the moment.
+    """
+    if name is None:
+        name = formulation_in_graph()
+    return name == "kernel" and x.dtype == ms.float32
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from mindtwins.layers import kernels
 from mindtwins.layers.activation import gelu_native, gelu_sigmoid
-from mindtwins.layers.device import formulation
+from mindtwins.layers.device import formulation, use_kernel
 from mindtwins.layers.rearrangement import swap_axes
 
 # With so many tokens and fewer channels oneDNN copies the whole weight before it multiplies tokens
@@ -31,7 +30,7 @@ class Dense(nn.Dense):
 
     def construct(self, x: Tensor) -> Tensor:
         product = self.product(x)
-        if self.formulation == "kernel" and x.dtype == ms.float32:
+        if use_kernel(x, self.formulation):
             out = kernels.add_bias(product, self.bias)
         else:
             out = self.bias_add(product, self.bias)
@@ -56,7 +55,7 @@ class DenseGELU(Dense):
 
     def construct(self, x: Tensor) -> Tensor:
         product = self.product(x)
-        if self.formulation == "kernel" and x.dtype == ms.float32:
+        if use_kernel(x, self.formulation):
             out = kernels.bias_gelu(product, self.bias)
         else:
             gelu = gelu_native if self.formulation == "native" else gelu_sigmoid

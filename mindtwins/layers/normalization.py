@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation
+from mindtwins.layers.device import formulation, use_kernel
 
 
 class LayerNorm(nn.LayerNorm):
@@ -24,6 +24,6 @@ class LayerNorm(nn.LayerNorm):
         return f"{self.normalized_shape[0]}, epsilon={self.epsilon}, {self.formulation}"
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.formulation == "kernel" and x.dtype == ms.float32:
+        if use_kernel(x, self.formulation):
             return kernels.layer_norm(x, self.gamma, self.beta, self.epsilon_tensor)
         return super().construct(x)

@@ -5,11 +5,10 @@ These are functions, not layers: the formulation is that of the moment at which 
 
 from __future__ import annotations
 
-import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation_in_graph
+from mindtwins.layers.device import use_kernel
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -28,6 +27,6 @@ def channels_first(x: Tensor) -> Tensor:
 
 def swap_axes(x: Tensor) -> Tensor:
     """(A, B, C) -> (A, C, B)."""
-    if formulation_in_graph() == "kernel" and x.dtype == ms.float32:
+    if use_kernel(x):
         return kernels.swap_axes(x)
     return ops.transpose(x, (0, 2, 1))

@@ -8,11 +8,10 @@ operators on CPU does.
 
 from __future__ import annotations
 
-import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation_in_graph
+from mindtwins.layers.device import use_kernel
 
 
 def add_branch(x: Tensor, branch: Tensor, drop_path_mask: Tensor | None) -> Tensor:
@@ -28,7 +27,7 @@ def add_branch(x: Tensor, branch: Tensor, drop_path_mask: Tensor | None) -> Tens
 def scale_channels(x: Tensor, factors: Tensor) -> Tensor:
     """Tokens (B, H, W, C) times factors (B, C), which are not to be differentiated."""
     factors = ops.cast(factors, x.dtype)
-    if formulation_in_graph() == "kernel" and x.dtype == ms.float32:
+    if use_kernel(x):
         return kernels.scale(x, factors)
     return x * ops.reshape(factors, (x.shape[0], 1, 1, x.shape[3]))
 

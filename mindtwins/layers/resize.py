@@ -12,21 +12,22 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindtwins.layers import kernels
-from mindtwins.layers.device import formulation_in_graph
+from mindtwins.layers.device import formulation_in_graph, use_kernel
+from mindtwins.layers.interpolation import interpolation_matrix, neighbors
 
 
 def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:
     """(B, H, W, C) -> (B, height, width, C); torch's F.interpolate, align_corners False."""
     if x.shape[1] == height and x.shape[2] == width:
         return x
-    formulation = formulation_in_graph()
-    if formulation == "native":
+    if use_kernel(x):
+        rows = _neighbor_table(x.shape[1], height)
+        columns = _neighbor_table(x.shape[2], width)
+        return kernels.resize_bilinear(x, rows, columns)
+    if formulation_in_graph() == "native":
         x = ops.transpose(x, (0, 3, 1, 2))
         x = ops.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
         return ops.transpose(x, (0, 2, 3, 1))
-    if formulation == "kernel" and x.dtype == ms.float32:
-        rows, columns = _neighbors(x.shape[1], height), _neighbors(x.shape[2], width)
-        return kernels.resize_bilinear(x, rows, columns)
     return _multiply(x, _bilinear(x.shape[1], height), _bilinear(x.shape[2], width))
 
 
@@ -71,10 +72,11 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         float32 scalar.
     """
     _, height, width = labels.shape
-    if formulation_in_graph() == "kernel":
+    if use_kernel(logits):
         # In one pass, without the resized logits: 160 MB for one image of 512 x 512 with 150
         # classes, and as much again for each of their softmax and gradients.
-        rows, columns = _neighbors(logits.shape[1], height), _neighbors(logits.shape[2], width)
+        rows = _neighbor_table(logits.shape[1], height)
+        columns = _neighbor_table(logits.shape[2], width)
         return ops.reduce_sum(kernels.cross_entropy(logits, labels, rows, columns))
     logits = resize_bilinear(logits, height, width)
     log_probabilities = ops.reshape(ops.log_softmax(logits, -1), (-1, logits.shape[-1]))
@@ -84,27 +86,16 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -ops.reduce_sum(of_label * counts)
 
 
-def _between(size: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each new point the old one before it, and how much the one after that counts."""
-    point = np.maximum((np.arange(new) + 0.5) * (size / new) - 0.5, 0)
-    low = np.minimum(np.floor(point).astype(int), size - 1)
-    return low, point - low
-
-
 @ops.constexpr
-def _neighbors(size: int, new: int) -> Tensor:
-    """The same as a table (new, 2)."""
-    return Tensor(np.stack(_between(size, new), 1).astype(np.float32))
+def _neighbor_table(size: int, new: int) -> Tensor:
+    """`interpolation.neighbors` as the kernels want them, float32 (new, 2)."""
+    return Tensor(np.stack(neighbors(size, new), 1).astype(np.float32))
 
 
 @ops.constexpr
 def _bilinear(size: int, new: int) -> Tensor:
-    """The same as a matrix (new, size); beyond the last point its value is continued."""
-    low, fraction = _between(size, new)
-    matrix = np.zeros((new, size))
-    np.add.at(matrix, (np.arange(new), low), 1 - fraction)
-    np.add.at(matrix, (np.arange(new), np.minimum(low + 1, size - 1)), fraction)
-    return Tensor(matrix.astype(np.float32))
+    """Weights (new, size) of linear interpolation."""
+    return Tensor(interpolation_matrix(size, new).astype(np.float32))
 
 
 @ops.constexpr

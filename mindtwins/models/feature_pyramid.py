@@ -33,7 +33,7 @@ class FeaturePyramid(nn.Cell):
 
     def construct(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         top = self.lateral_convs[3](maps[3])
-        levels = (self.fpn_convs[3](top),)
+        levels: tuple[Tensor, ...] = (self.fpn_convs[3](top),)
         for level in (2, 1, 0):
             lateral = self.lateral_convs[level](maps[level])
             top = lateral + resize_nearest(top, lateral.shape[1], lateral.shape[2])

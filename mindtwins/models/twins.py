@@ -11,6 +11,7 @@ Tokens are channels-last maps (B, H, W, C) throughout.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -265,6 +266,7 @@ class Backbone(nn.Cell):
     ) -> None:
         super().__init__()
         self.depths = depths
+        self.dialect = dialect
         self.in_channels = in_channels
         self.normalizes_stages = normalizes_stages
         # One rate per residual branch: two a block.
@@ -322,7 +324,7 @@ class Backbone(nn.Cell):
         if drop_path_mask is None and self.training and self.drops_paths:
             drop_path_mask = draw_drop_path_mask(self.rates, x.shape[0])
         branches = None if drop_path_mask is None else ops.split(drop_path_mask, 1, 0)
-        stages = ()
+        stages: tuple[Tensor, ...] = ()
         branch = 0
         for stage, depth in enumerate(self.depths):
             x = self.patch_embeds[stage](x)
@@ -375,7 +377,7 @@ class Classifier(Backbone):
     (N, embed_dims[-1]).
     """
 
-    def __init__(self, num_classes: int, **backbone: object) -> None:
+    def __init__(self, num_classes: int, **backbone: Any) -> None:
         super().__init__(**backbone)
         channels = backbone["embed_dims"][-1]
         self.norm = LayerNorm(channels, backbone["dialect"].block_epsilon)
@@ -402,7 +404,7 @@ class ClassifierOutputs(nn.Cell):
 
 
 def _channels_first(stages: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    maps = ()
+    maps: tuple[Tensor, ...] = ()
     for tokens in stages:
         maps = (*maps, channels_first(tokens))
     return maps

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint, load_into
+from mindtwins.checkpoint import (
+    TRAINING_STATE,
+    Checkpoint,
+    as_checkpoint,
+    expect_metadata,
+    load_into,
+)
+from mindtwins.cli import nearest
 from mindtwins.errors import UserError
 from mindtwins.models.twins import Classifier, Dialect, FeatureExtractor
 
@@ -63,10 +69,9 @@ def resolve_name(name: str) -> str:
     """
     name = ALIASES.get(name, name)
     if name not in VARIANTS:
-        nearest = difflib.get_close_matches(name.lower(), [*VARIANTS, *ALIASES], n=1, cutoff=0)[0]
         raise UserError(
-            f"unknown model {name!r}: did you mean {nearest!r}?"
-            f" The models are {', '.join(list_models())}"
+            f"unknown model {nearest(name.lower(), [*VARIANTS, *ALIASES])}: the models are"
+            f" {', '.join(list_models())}"
         )
     return name
 
@@ -75,13 +80,14 @@ def create_model(
     name: str,
     num_classes: int = 1000,
     in_channels: int = 3,
-    ckpt_path: str | Path | None = None,
+    ckpt_path: str | Path | Checkpoint | None = None,
     features_only: bool = False,
     drop_path_rate: float = 0.0,
     window_padding: str | None = None,
     patch_rounding: str | None = None,
     block_epsilon: float | None = None,
     embed_epsilon: float | None = None,
+    new_head: bool = False,
 ) -> nn.Cell:
     """Build a Twins model for images (N, in_channels, H, W) of at least 32 x 32 pixels.
 
@@ -89,14 +95,16 @@ def create_model(
         name: one of `list_models()`, or its official or timm name.
         num_classes: width of the head; 0 gives the pooled features (N, embed_dims[-1]).
         in_channels: channels of the images.
-        ckpt_path: a checkpoint of this model (`.ckpt` or `.safetensors`), loaded strictly. Where
-            it holds a head or a final norm that the model asked for has no use for
-            (`features_only`, `num_classes=0`), those are left out.
+        ckpt_path: a checkpoint of this model (`.ckpt` or `.safetensors`, or what
+            `load_checkpoint` made of it), loaded strictly. Where it holds a head or a final norm
+            that the model asked for has no use for (`features_only`, `num_classes=0`), or the
+            state of a training, those are left out.
         features_only: give the four stages' maps (N, C, H, W), of strides 4, 8, 16 and 32.
         drop_path_rate: stochastic depth rate of the last block.
         window_padding, patch_rounding, block_epsilon, embed_epsilon: conventions in which
             implementations differ, see `Dialect`. Left out, they are the checkpoint's, else those
             of the official classification code (and timm's zero padding).
+        new_head: the head is initialized rather than loaded.
 
     Returns:
         The model, in evaluation mode: call `set_train()` to train it.
@@ -111,7 +119,7 @@ def create_model(
         )
     if not 0 <= drop_path_rate < 1:
         raise UserError(f"drop_path_rate must be in [0, 1), not {drop_path_rate}")
-    checkpoint = load_checkpoint(ckpt_path) if ckpt_path is not None else None
+    checkpoint = as_checkpoint(ckpt_path)
     dialect = resolve_dialect(
         checkpoint,
         Dialect(),
@@ -123,15 +131,18 @@ def create_model(
 
     model = _build(name, num_classes, in_channels, features_only, drop_path_rate, dialect)
     if checkpoint is not None:
-        has_head = num_classes > 0 and not features_only
+        has_head = num_classes > 0 and not features_only and not new_head
         expect_metadata(
             checkpoint,
             variant=name,
             in_channels=in_channels,
             **({"num_classes": num_classes} if has_head else {}),
         )
-        unused = ("norm.", "head.") if features_only else () if num_classes else ("head.",)
-        load_into(model, checkpoint, allow_unused=unused)
+        unused = ("norm.", "head.") if features_only else () if has_head else ("head.",)
+        missing = ("head.",) if new_head else ()
+        if new_head:
+            checkpoint = checkpoint.without(missing)
+        load_into(model, checkpoint, (*unused, *TRAINING_STATE), missing)
     # A new cell evaluates, yet MindSpore files its graph under "train": without this, a graph
     # compiled before `set_train()` would be used after it, without stochastic depth.
     return model.set_train(False)

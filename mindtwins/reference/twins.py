@@ -38,7 +38,7 @@ class PatchEmbed(nn.Module):
             height, width = image.shape[-2:]
             image = F.pad(image, (0, -width % self.patch, 0, -height % self.patch))
         image = self.proj(image)
-        return self.norm(image.flatten(2).transpose(1, 2)), tuple(image.shape[-2:])
+        return self.norm(image.flatten(2).transpose(1, 2)), (image.shape[2], image.shape[3])
 
 
 class PEG(nn.Module):
@@ -139,6 +139,8 @@ class Block(nn.Module):
 class TwinsReference(nn.Module):
     """Backbone and classifier; see `create_reference`."""
 
+    norm_list: nn.ModuleList  # set by the SVT of the segmentation code alone, a subclass
+
     def __init__(
         self,
         name: str,
@@ -164,7 +166,7 @@ class TwinsReference(nn.Module):
             stage = nn.ModuleList()
             for j in range(depth):
                 if family == "svt" and j % 2 == 0:
-                    attention = LSA(dims[i], heads[i], window_padding)
+                    attention: nn.Module = LSA(dims[i], heads[i], window_padding)
                 else:
                     attention = GSA(dims[i], heads[i], _SR_RATIOS[i], embed_epsilon)
                 stage.append(Block(attention, dims[i], ratios[i], block_epsilon))
@@ -179,11 +181,11 @@ class TwinsReference(nn.Module):
         maps = []
         for i, blocks in enumerate(self.blocks):
             tokens, size = self.patch_embeds[i](image)
-            for j, block in enumerate(blocks):
+            for j, block in enumerate(blocks.children()):
                 tokens = block(tokens, size)
                 if j == 0:
                     tokens = self.pos_block[i](tokens, size)
-            if hasattr(self, "norm_list"):  # the SVT of the segmentation code, see the subclass
+            if hasattr(self, "norm_list"):
                 tokens = self.norm_list[i](tokens)
             image = tokens.transpose(1, 2).unflatten(2, size)
             maps.append(image)
@@ -210,7 +212,8 @@ def _initialize(module: nn.Module) -> None:
     elif isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] ** 2 * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def create_reference(

@@ -28,11 +28,16 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
             else:
                 values = values / parameter[0].numel() ** 0.5
             parameter.copy_(values)
-        if isinstance(module, nn.BatchNorm2d):
-            shape = module.running_mean.shape
-            module.running_mean.copy_(0.3 * torch.randn(shape, generator=generator))
-            module.running_var.copy_(0.5 + torch.rand(shape, generator=generator))
+        for name, statistic in module.named_buffers(recurse=False):
+            if name == "running_mean":
+                statistic.copy_(0.3 * torch.randn(statistic.shape, generator=generator))
+            elif name == "running_var":
+                statistic.copy_(0.5 + torch.rand(statistic.shape, generator=generator))
     return model
+
+
+# As it was called before names became American: scripts outside of this project use it.
+randomise = randomize
 
 
 @torch.no_grad()

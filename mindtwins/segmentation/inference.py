@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mindtwins.layers.interpolation import interpolation_matrix
+
 # Rows and columns of a tile. 150 classes of it take 600 kB.
 TILE = (16, 64)
 
@@ -92,17 +94,6 @@ def resize_logits(logits: np.ndarray, height: int, width: int) -> np.ndarray:
     for rows, columns, (tile,) in _tiles([_View(logits, logits.shape[:2], (height, width))]):
         result[rows, columns] = tile
     return result
-
-
-def interpolation_matrix(source: int, target: int) -> np.ndarray:
-    """Return the bilinear weights along one axis, float64 (target, source)."""
-    points = np.maximum((np.arange(target) + 0.5) * (source / target) - 0.5, 0)
-    before = np.minimum(points.astype(int), source - 1)
-    after = np.minimum(before + 1, source - 1)
-    matrix = np.zeros((target, source))
-    np.add.at(matrix, (np.arange(target), before), 1 - (points - before))
-    np.add.at(matrix, (np.arange(target), after), points - before)
-    return matrix
 
 
 def _logits(forward: Forward, images: np.ndarray, window: Window | None) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from mindtwins.files import atomic_write
 from mindtwins.models.twins import MINIMUM_SIZE
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.inference import Window, predict_labels
-from mindtwins.segmentation.overlay import distinct_colors, draw_overlay, write_labels
+from mindtwins.segmentation.overlay import Color, distinct_colors, draw_overlay, write_labels
 from mindtwins.segmentation.transforms import TestTransform
 
 # The usual colors of known classes.
@@ -33,7 +33,7 @@ def segment(
     flip: bool = False,
     window: Window | None = None,
     skip_bad_images: bool = False,
-) -> list[dict]:
+) -> Iterator[dict]:
     """Segment image files; writes `NAME_overlay.png` and `NAME_labels.png`, the class numbers.
 
     Args:
@@ -43,8 +43,9 @@ def segment(
         skip_bad_images: tell of unreadable images instead of raising.
 
     Returns:
-        For each readable image its `file`, the `labels` and `overlay` files, and `shares`: the
-        names of its classes with their part of the picture, the largest first.
+        An iterator that segments as it goes: for each readable image its `file`, the `labels` and
+        `overlay` files, and `shares`, the names of its classes with their part of the picture, the
+        largest first.
 
     Raises:
         UserError: a file is no readable image (with `skip_bad_images`: none is) or too small, a
@@ -61,8 +62,20 @@ def segment(
             f"cannot create the folder {folder} ({error.strerror}): give another output_dir"
         ) from error
     palette = PALETTES.get(tuple(names)) or distinct_colors(len(names))
-    results = []
-    bar = tqdm(files, unit="image", leave=False, disable=None)
+    return _segment(model, transform, targets, names, palette, flip, window, skip_bad_images)
+
+
+def _segment(
+    model: nn.Cell,
+    transform: TestTransform,
+    targets: dict[Path, tuple[Path, Path]],
+    names: Sequence[str],
+    palette: Sequence[Color],
+    flip: bool,
+    window: Window | None,
+    skip_bad_images: bool,
+) -> Iterator[dict]:
+    bar = tqdm(targets, unit="image", leave=False, disable=None)
     for file, picture in read_pictures(bar, skip_bad_images):
         written, overlay = targets[file]
         labels = predict_labels(
@@ -77,15 +90,12 @@ def segment(
             draw_overlay(picture, labels, names, palette).save(stream, format="png")
         areas = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
         order = np.argsort(-areas, kind="stable")
-        results.append(
-            {
-                "file": str(file),
-                "labels": str(written),
-                "overlay": str(overlay),
-                "shares": {names[i]: float(areas[i]) for i in order if areas[i] > 0},
-            }
-        )
-    return results
+        yield {
+            "file": str(file),
+            "labels": str(written),
+            "overlay": str(overlay),
+            "shares": {names[i]: float(areas[i]) for i in order if areas[i] > 0},
+        }
 
 
 def _targets(files: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from os.path import relpath
+from pathlib import Path
+from typing import ClassVar
 
 from mindspore import nn
 
-from mindtwins.checkpoint import expect_metadata
-from mindtwins.config import Config
+from mindtwins.checkpoint import FORMAT_VERSION, Checkpoint
+from mindtwins.config import Config, InferConfig
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
+from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.ade20k import find_ade20k
 from mindtwins.segmentation.complexity import format_summary
 from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs, read_class_list
@@ -25,25 +28,30 @@ from mindtwins.segmentation.loader import (
 )
 from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.segmentation.metrics import SegmentationMetrics
+from mindtwins.segmentation.predict import describe, segment
 from mindtwins.segmentation.pretrained import load_backbone
 from mindtwins.segmentation.transforms import SegmentationTransform, TestTransform
 from mindtwins.segmentation.variants import (
     create_segmentor,
-    resolve_segmentor,
     resolve_widths,
     segmentor_metadata,
     split_name,
+    widths_of,
 )
 from mindtwins.training.distributed import World
 from mindtwins.training.recipe import (
     asked_dialect,
     check_data,
-    load_start,
+    check_usable,
+    known_classes,
     loader_options,
-    read_start,
+    with_known_dataset,
 )
+from mindtwins.training.recorded import as_trained, record, states, tell
 
-CLASSIFIERS = ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")
+
+def _numbers(count: int) -> list[str]:
+    return [f"class {i}" for i in range(count)]
 
 
 def test_window(config: Config) -> Window | None:
@@ -54,37 +62,89 @@ def test_window(config: Config) -> Window | None:
 class Segmentation:
     """See `mindtwins.training.task.Task`."""
 
+    datasets = ("ade20k", "pairs", "digits")
     score_name = "mIoU"
+    curves: ClassVar = {
+        "test_miou": "mIoU",
+        "test_macc": "mean accuracy",
+        "test_aacc": "pixel accuracy",
+        "test_miou_ema": "mIoU, moving average",
+    }
+    has_batch_norms = True
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    preprocessing_options = (
+        *("image_size", "resize_scale", "mean", "std"),
+        *("test_mode", "test_crop", "test_stride", "test_ratios", "test_flip"),
+    )
+    data_options = ("dataset", "ignore_label_zero", "val_split")
+
+    def __init__(self, config: Config, checkpoint: Checkpoint | None = None) -> None:
+        config = as_trained(config, checkpoint, self.preprocessing_options, self.data_options)
+        self.config = with_known_dataset(config, self.datasets)
+        self.checkpoint = checkpoint
+        # The names that go with pairs are those of the data, and compared with the checkpoint's.
+        names_data = self.config.dataset == "pairs" and not isinstance(config, InferConfig)
+        known = replace(self.config, class_names="") if names_data else self.config
+        self.classes = known_classes(known, checkpoint)
+        self._new_head = config.drop_head
 
     def find_data(self, split: str) -> ImageLabelFolder:
         """The pairs of a split, "train" or "val", under the names that the recipe gives it.
 
         Raises:
-            UserError: folders are missing or empty, a file stands alone, or there are more or
-                fewer classes than `num_classes`.
+            UserError: folders are missing or empty, a file stands alone, or its classes are not
+                those of the model.
         """
         config = self.config
-        check_data(config)
+        check_data(config, self.datasets)
         if config.dataset == "ade20k":
             data = find_ade20k(config.data_dir, split)
         elif config.dataset == "digits":
             data = find_digits(write_segmentation_digits(config.data_dir), split)
         else:
+            names = read_class_list(config.class_names) if config.class_names else self.classes
+            if names is None:
+                raise UserError(
+                    "dataset: pairs needs class_names, a text file with a name per line"
+                )
             data = find_pairs(
                 config.data_dir,
                 getattr(config, f"{split}_split"),
-                read_class_list(config.class_names),
+                names,
                 ignore_label_zero=config.ignore_label_zero,
             )
-        if data.num_classes != config.num_classes:
+        if split == "train" and not states(config, "num_classes"):
+            self.config = replace(config, num_classes=data.num_classes)
+        elif data.num_classes != config.num_classes:
             raise UserError(
                 f"{data.root} has {data.num_classes} classes, but num_classes is "
                 f"{config.num_classes}: set it to {data.num_classes}"
             )
+        self._compare_classes(data, is_training=split == "train")
         return data
+
+    def _compare_classes(self, data: ImageLabelFolder, is_training: bool) -> None:
+        """Make sure that a label means to the model what it means in the data."""
+        before, self.classes = self.classes, data.classes
+        if self.checkpoint is None or self._new_head or before == data.classes:
+            return
+        path = self.checkpoint.path
+        width = (self.checkpoint.metadata or {}).get("num_classes", self.config.num_classes)
+        if is_training and (before is not None or width != self.config.num_classes):
+            self._new_head = True
+            tell(
+                f"the classifier of {path} is for other classes: a new one for the "
+                f"{data.num_classes} of {data.root} starts in its place"
+            )
+        elif before is not None:
+            pairs = zip(before, data.classes, strict=False)
+            there, here = next(pair for pair in pairs if pair[0] != pair[1])
+            raise UserError(
+                f"the classes of {data.root} are not those of {path}: {here!r} stands where that "
+                f"has {there!r}; give the names in the checkpoint's order"
+            )
+        else:
+            tell(f"{path} does not name its classes: they are taken for those of {data.root}")
 
     def check_same_classes(self, train: ImageLabelFolder, val: ImageLabelFolder) -> None:
         """Both have the recipe's classes."""
@@ -95,36 +155,37 @@ class Segmentation:
             yield f"{relpath(path, data.root)} {relpath(label_path, data.root)}"
 
     def build_model(self, world: World) -> tuple[nn.Cell, dict]:
-        """The segmentor with its weights, and the metadata `create_segmentor` needs to load them.
+        """The segmentor with its weights, and all that using them takes.
 
         Raises:
             UserError: unknown model, or a checkpoint that does not fit.
         """
         config = self.config
-        checkpoint, recorded = read_start(config)
-        stated = (checkpoint.metadata or {}) if checkpoint is not None else {}
-        if checkpoint is not None:
-            expect_metadata(checkpoint, variant=resolve_segmentor(config.model))
-        widths = resolve_widths(
-            config.model, stated.get("channels"), stated.get("auxiliary_channels")
-        )
+        check_usable(self.checkpoint)
         model = create_segmentor(
             config.model,
             config.num_classes,
+            ckpt_path=self.checkpoint,
             drop_path_rate=config.drop_path_rate,
-            channels=widths.channels,
-            auxiliary_channels=widths.auxiliary_channels,
             synchronize=world.size > 1,
-            **recorded | asked_dialect(config),
+            new_head=self._new_head,
+            **asked_dialect(config),
         )
+        names = self.class_names()
         metadata = {
-            "format_version": 1,
-            **segmentor_metadata(config.model, config.num_classes, model.in_channels, widths),
+            "format_version": FORMAT_VERSION,
+            **segmentor_metadata(
+                config.model, config.num_classes, model.in_channels, widths_of(model)
+            ),
             "dialect": asdict(model.dialect),
+            "classes": None if names == _numbers(config.num_classes) else list(names),
+            "preprocessing": {
+                "interpolation": "bilinear",
+                **record(config, self.preprocessing_options),
+            },
+            "data": record(config, self.data_options),
         }
-        if checkpoint is not None:
-            load_start(model, checkpoint, metadata, CLASSIFIERS if config.drop_head else ())
-        elif config.pretrained_backbone:
+        if self.checkpoint is None and config.pretrained_backbone:
             report = load_backbone(model, config.pretrained_backbone)
             if world.is_main:
                 print(report)
@@ -186,10 +247,8 @@ class Segmentation:
         config = self.config
         loader = build_segmentation_loader(
             data,
-            TestTransform(
-                config.mean, config.std, scale=config.resize_scale, ratios=config.test_ratios
-            ),
-            batch_size=config.eval_batch_size or config.batch_size,
+            self.preprocessing(),
+            batch_size=config.eval_batch_size or self._default_eval_batch(),
             **loader_options(config, world),
         )
         return SegmentationEvaluator(
@@ -201,6 +260,10 @@ class Segmentation:
             world.exchange,
         )
 
+    def _default_eval_batch(self) -> int:
+        """As in training, or one picture where no recipe says how many fit into the memory."""
+        return self.config.batch_size if states(self.config, "batch_size") else 1
+
     def report(self, metrics: SegmentationMetrics, data: ImageLabelFolder) -> str:
         """A table of the classes, and the means."""
         return f"{metrics.table(data.classes)}\n{metrics}"
@@ -208,6 +271,49 @@ class Segmentation:
     def result(self, metrics: SegmentationMetrics, data: ImageLabelFolder) -> dict:
         """The means, and the numbers of each class."""
         return metrics.result(data.classes)
+
+    def class_names(self) -> Sequence[str]:
+        """The lines of `class_names`, the checkpoint's names, those of the data set, or numbers.
+
+        The digits' only where `dataset` says so; any other model of 150 classes is taken for one of
+        ADE20K, as the published ones are.
+        """
+        if self.classes is not None:
+            return self.classes
+        known = digits.CLASSES if self.config.dataset == "digits" else ade20k.CLASSES
+        if len(known) == self.config.num_classes:
+            return known
+        return _numbers(self.config.num_classes)
+
+    def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
+        """The classes of each image's pixels; see `mindtwins.segmentation.predict.segment`."""
+        config = self.config
+        return segment(
+            model,
+            self.preprocessing(),
+            files,
+            self.class_names(),
+            Path(config.output_dir),
+            flip=config.test_flip,
+            window=test_window(config),
+            skip_bad_images=config.skip_bad_images,
+        )
+
+    def describe(self, prediction: dict) -> str:
+        """The file, its largest classes, and where the overlay is."""
+        return describe(prediction, self.config.top_k)
+
+    def captioned(self, prediction: dict) -> tuple[str, str]:
+        """The overlay and its largest class."""
+        name, share = next(iter(prediction["shares"].items()))
+        return prediction["overlay"], f"{name} ({100 * share:.0f} %)"
+
+    def preprocessing(self) -> TestTransform:
+        """From an RGB picture to the views that the model sees."""
+        config = self.config
+        return TestTransform(
+            config.mean, config.std, scale=config.resize_scale, ratios=config.test_ratios
+        )
 
     def summary(self) -> str:
         """Parameters and multiply-adds per part, at the size of the training crops."""

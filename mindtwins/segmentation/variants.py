@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore.nn.utils import no_init_parameters
 
-from mindtwins.checkpoint import expect_metadata, load_checkpoint, load_into
+from mindtwins.checkpoint import (
+    TRAINING_STATE,
+    Checkpoint,
+    as_checkpoint,
+    expect_metadata,
+    load_into,
+)
+from mindtwins.cli import nearest
 from mindtwins.errors import UserError
 from mindtwins.models.feature_pyramid import FeaturePyramid
 from mindtwins.models.twins import Backbone, Dialect
@@ -18,6 +24,7 @@ from mindtwins.segmentation.semantic_fpn import SemanticFPNHead
 from mindtwins.segmentation.upernet import AuxiliaryHead, UPerNetHead
 
 DEFAULT_CLASSES = 150  # of ADE20K
+CLASSIFIERS = ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")
 AUXILIARY_STAGE = 2  # the third
 
 # What MMSegmentation's and sssegmentation's weights were trained with.
@@ -51,10 +58,9 @@ def resolve_segmentor(name: str) -> str:
     """
     names = [f"{head}_{backbone}" for head in HEADS for backbone in VARIANTS]
     if name not in names:
-        nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0)[0]
         raise UserError(
-            f"unknown segmentor {name!r}: did you mean {nearest!r}?"
-            f" The segmentors are {', '.join(list_segmentors())}"
+            f"unknown segmentor {nearest(name.lower(), names)}: the segmentors are"
+            f" {', '.join(list_segmentors())}"
         )
     return name
 
@@ -74,7 +80,7 @@ def default_widths(name: str) -> Widths:
 def create_segmentor(
     name: str,
     num_classes: int = DEFAULT_CLASSES,
-    ckpt_path: str | Path | None = None,
+    ckpt_path: str | Path | Checkpoint | None = None,
     in_channels: int = 3,
     drop_path_rate: float = 0.0,
     window_padding: str | None = None,
@@ -84,6 +90,7 @@ def create_segmentor(
     channels: int | None = None,
     auxiliary_channels: int | None = None,
     synchronize: bool = False,
+    new_head: bool = False,
 ) -> Segmentor:
     """Build a segmentor for images (N, in_channels, H, W) of at least 32 x 32 pixels.
 
@@ -93,7 +100,8 @@ def create_segmentor(
     Args:
         name: one of `list_segmentors()`.
         num_classes: number of classes.
-        ckpt_path: a checkpoint of this segmentor (`.ckpt` or `.safetensors`), loaded strictly.
+        ckpt_path: a checkpoint of this segmentor (`.ckpt` or `.safetensors`, or what
+            `load_checkpoint` made of it), loaded strictly; the state of a training is left out.
         in_channels: channels of the images.
         drop_path_rate: stochastic depth rate of the last block.
         window_padding, patch_rounding, block_epsilon, embed_epsilon: conventions in which
@@ -102,6 +110,7 @@ def create_segmentor(
         channels, auxiliary_channels: widths of the decode head and of UPerNet's auxiliary head.
             Left out, they are the checkpoint's, else the published ones.
         synchronize: in training, batch norms take the statistics of all ranks.
+        new_head: the classifiers of pixels are initialized rather than loaded.
 
     Returns:
         The segmentor, in evaluation mode: call `set_train()` to train it.
@@ -116,7 +125,7 @@ def create_segmentor(
         )
     if not 0 <= drop_path_rate < 1:
         raise UserError(f"drop_path_rate must be in [0, 1), not {drop_path_rate}")
-    checkpoint = load_checkpoint(ckpt_path) if ckpt_path is not None else None
+    checkpoint = as_checkpoint(ckpt_path)
     if checkpoint is not None:
         expect_metadata(checkpoint, variant=name)
     dialect = resolve_dialect(
@@ -135,8 +144,12 @@ def create_segmentor(
     )
     segmentor = _build(name, num_classes, in_channels, widths, dialect, drop_path_rate, synchronize)
     if checkpoint is not None:
-        expect_metadata(checkpoint, **segmentor_metadata(name, num_classes, in_channels, widths))
-        load_into(segmentor, checkpoint)
+        expected = segmentor_metadata(name, num_classes, in_channels, widths)
+        if new_head:
+            del expected["num_classes"]
+            checkpoint = checkpoint.without(CLASSIFIERS)
+        expect_metadata(checkpoint, **expected)
+        load_into(segmentor, checkpoint, TRAINING_STATE, CLASSIFIERS if new_head else ())
     # As in `create_model`: a new cell evaluates, yet MindSpore files its graph under "train".
     return segmentor.set_train(False)
 
@@ -158,6 +171,12 @@ def resolve_widths(name: str, channels: int | None, auxiliary_channels: int | No
             f" widths are at least 1, and its auxiliary head {has} as published"
         )
     return Widths(widths.neck, channels, auxiliary_channels)
+
+
+def widths_of(segmentor: Segmentor) -> Widths:
+    """The widths that a segmentor was built with; 0 for the neck, which has one width only."""
+    auxiliary = segmentor.auxiliary_head
+    return Widths(0, segmentor.decode_head.channels, 0 if auxiliary is None else auxiliary.channels)
 
 
 def segmentor_metadata(name: str, num_classes: int, in_channels: int, widths: Widths) -> dict:

@@ -10,7 +10,7 @@ from mindspore import Parameter, nn
 # What the names in `no_decay` mean.
 EXEMPT: dict[str, Callable[[Parameter], bool]] = {
     "1d": lambda parameter: parameter.ndim <= 1,
-    # As the published segmentation recipes do, by the word: their heads' batch norms are called bn.
+    # As MMSegmentation's recipes do, by the word: their heads' batch norms are called bn.
     "norm": lambda parameter: (
         parameter.name.endswith((".gamma", ".beta")) and ".bn." not in parameter.name
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,23 +13,13 @@ from mindtwins.files import atomic_write
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
-# What the curves of test metrics are called.
-CURVES = {
-    "test_acc1": "top-1",
-    "test_acc5": "top-5",
-    "test_acc1_ema": "top-1, moving average",
-    "test_miou": "mIoU",
-    "test_macc": "mean accuracy",
-    "test_aacc": "pixel accuracy",
-    "test_miou_ema": "mIoU, moving average",
-}
-
 
 class RunLog:
     """`log.jsonl` has a line per epoch with the keys of the authors' logs, `steps.jsonl` per step.
 
     Args:
         folder: where the files are.
+        curves: the test metrics that are drawn, by key, and what they are called.
         tensorboard: also write summaries for TensorBoard to a folder of that name: the same keys,
             after `epoch/` (over epochs) or `step/` (over steps).
 
@@ -37,7 +27,8 @@ class RunLog:
         UserError: the package that writes the summaries is not installed.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, curves: Mapping[str, str], tensorboard: bool = False) -> None:
+        self._curves = curves
         self.epochs = folder / "log.jsonl"
         self.steps = folder / "steps.jsonl"
         self.curve = folder / "curve.png"
@@ -90,7 +81,10 @@ class RunLog:
         figure = Figure(figsize=(10, 4), layout="constrained")
         losses = {"train_loss": "train", "test_loss": "test"}
         for axis, curves, unit in zip(
-            figure.subplots(1, 2), (losses, CURVES), ("loss", "test metrics in %"), strict=True
+            figure.subplots(1, 2),
+            (losses, self._curves),
+            ("loss", "test metrics in %"),
+            strict=True,
         ):
             for key, label in curves.items():
                 points = [(r["epoch"], r[key]) for r in records if key in r]

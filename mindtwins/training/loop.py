@@ -74,6 +74,7 @@ class Trainer:
         self.world = join_world(config.distribute)
         train_data, test_data = task.find_data("train"), task.find_data("val")
         task.check_same_classes(train_data, test_data)
+        self.config = config = task.config
         self.loader = task.training_loader(train_data, self.world)
         self.steps_per_epoch = config.epoch_steps or self.loader.steps_per_epoch
         self.last_step = config.epoch_size * self.steps_per_epoch
@@ -83,6 +84,7 @@ class Trainer:
         model, self.metadata = task.build_model(self.world)
         entries = task.entries(train_data)
         self.identity = run_identity(config, entries, self.global_batch, self.metadata)
+        self._has_batch_norms = task.has_batch_norms
         mean = self.world.mean_over_ranks()
         self.train_state = TrainState(model, task.loss(), config, self.global_batch, mean)
         self.evaluator = task.evaluator(model, test_data, self.world)
@@ -90,7 +92,7 @@ class Trainer:
         self.progress = Progress()
         self.folder = Path(config.output_dir)
         self.checkpoints = CheckpointFolder(self.folder, config.keep_checkpoint_max)
-        self.log = RunLog(self.folder, config.tensorboard and self.world.is_main)
+        self.log = RunLog(self.folder, task.curves, config.tensorboard and self.world.is_main)
         self._has_compiled = False
         self._epoch_started, self._epoch_first_step = 0.0, 0
 
@@ -189,7 +191,7 @@ class Trainer:
                 return
         else:
             checkpoint = load_checkpoint(self.config.resume)
-        for notice in check_continuation(checkpoint, self.identity):
+        for notice in check_continuation(checkpoint, self.identity, self._has_batch_norms):
             self.say(f"notice: {notice}")
         self.train_state.restore(checkpoint)
         self.progress = Progress(**checkpoint.metadata["progress"])

@@ -2,38 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
 
-from mindspore import nn
-
-from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint, load_into
+from mindtwins.checkpoint import Checkpoint
 from mindtwins.config import Config
-from mindtwins.config.options import DATASETS
 from mindtwins.errors import UserError
 from mindtwins.training.distributed import World
+from mindtwins.training.recorded import states, tell
 
-# Tensors that a training checkpoint holds beside the weights.
-TRAINING_STATE = ("optimizer.", "loss_scale.", "ema.")
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
-def check_data(config: Config) -> None:
+def check_data(config: Config, datasets: Sequence[str]) -> None:
     """Raise a UserError unless the recipe says where its data is, and of which kind."""
     if not config.data_dir:
         raise UserError("data_dir is missing: say where the images are with --data_dir")
-    if config.dataset not in DATASETS[config.task]:
+    if config.dataset not in datasets:
         raise UserError(
             f"dataset {config.dataset} is not for task {config.task}: use one of "
-            f"{', '.join(DATASETS[config.task])}"
+            f"{', '.join(datasets)}"
         )
 
 
-def read_start(config: Config) -> tuple[Checkpoint | None, dict]:
-    """The checkpoint to start from, if there is one, and the dialect that it records."""
-    if not config.ckpt_path:
-        return None, {}
-    checkpoint = load_checkpoint(config.ckpt_path)
-    return checkpoint, (checkpoint.metadata or {}).get("dialect", {})
+def with_known_dataset(config: AnyConfig, datasets: Sequence[str]) -> AnyConfig:
+    """The recipe with a dataset of the task's own where it leaves that open."""
+    if config.dataset not in datasets and not states(config, "dataset"):
+        return replace(config, dataset=datasets[0])
+    return config
+
+
+def known_classes(config: Config, checkpoint: Checkpoint | None) -> tuple[str, ...] | None:
+    """The names of the model's classes: the file `class_names`, else the checkpoint's, else None.
+
+    Raises:
+        UserError: the file cannot be read, or does not fit `num_classes`.
+    """
+    named = read_class_names(config)
+    recorded = checkpoint and (checkpoint.metadata or {}).get("classes")
+    if named is not None and recorded and tuple(recorded) != named:
+        tell(f"class names of {config.class_names} instead of the checkpoint's")
+    return named or (tuple(recorded) if recorded else None)
+
+
+def check_usable(checkpoint: Checkpoint | None) -> None:
+    """Raise a UserError for a checkpoint that the scripts have no pictures for."""
+    metadata = (checkpoint.metadata or {}) if checkpoint is not None else {}
+    if metadata.get("in_channels", 3) != 3:
+        raise UserError(
+            f"{checkpoint.path} is a model of {metadata['in_channels']} input channels, but the "
+            "scripts read RGB pictures: use it in Python, with mindtwins.load_model"
+        )
+
+
+def read_class_names(config: Config) -> tuple[str, ...] | None:
+    """The lines of the file `class_names`; None if the recipe names none.
+
+    Raises:
+        UserError: it cannot be read, or does not fit `num_classes`.
+    """
+    if not config.class_names:
+        return None
+    try:
+        names = Path(config.class_names).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read class_names {config.class_names}: {error}") from error
+    if len(names) != config.num_classes:
+        raise UserError(
+            f"{config.class_names} has {len(names)} lines, but the model {config.num_classes}"
+            " classes: one name per line is needed"
+        )
+    return tuple(names)
 
 
 def asked_dialect(config: Config) -> dict[str, str]:
@@ -43,31 +84,6 @@ def asked_dialect(config: Config) -> dict[str, str]:
         "patch_rounding": config.patch_rounding,
     }
     return {name: value for name, value in fields.items() if value}
-
-
-def load_start(
-    model: nn.Cell, checkpoint: Checkpoint, expected: Mapping, fresh: tuple[str, ...]
-) -> None:
-    """Load a checkpoint into a model, strictly, but for parameters that are to start anew.
-
-    Args:
-        expected: the model's metadata, which the checkpoint's must agree with.
-        fresh: how the names of those parameters begin.
-
-    Raises:
-        UserError: the checkpoint does not fit.
-    """
-    keys = ["variant"] if fresh else ["variant", "num_classes"]
-    expect_metadata(checkpoint, **{key: expected[key] for key in keys})
-    if fresh:
-        kept = {n: t for n, t in checkpoint.tensors.items() if not n.startswith(fresh)}
-        initial = {
-            parameter.name: parameter.asnumpy()
-            for parameter in model.get_parameters()
-            if parameter.name.startswith(fresh)
-        }
-        checkpoint = replace(checkpoint, tensors=kept | initial)
-    load_into(model, checkpoint, allow_unused=TRAINING_STATE)
 
 
 def loader_options(config: Config, world: World) -> dict:

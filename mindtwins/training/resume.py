@@ -27,11 +27,14 @@ def run_identity(
     }
 
 
-def check_continuation(checkpoint: Checkpoint, now: Mapping) -> list[str]:
+def check_continuation(
+    checkpoint: Checkpoint, now: Mapping, has_batch_norms: bool = False
+) -> list[str]:
     """Compare the run that wrote a checkpoint with the one that is to continue it.
 
     Args:
         now: `run_identity` of the continuation.
+        has_batch_norms: their statistics are those of the images of one pass.
 
     Returns:
         Sentences about harmless differences.
@@ -50,8 +53,7 @@ def check_continuation(checkpoint: Checkpoint, now: Mapping) -> list[str]:
     for name in ("global_batch", "training_images"):
         if then[name] != now[name]:
             changed[name.replace("_", " ")] = (then[name], now[name])
-    if now["recipe"]["task"] == "segmentation":
-        # Batch norms take their statistics from the images of one pass.
+    if has_batch_norms:
         was, is_now = _images_per_pass(then), _images_per_pass(now)
         if was != is_now:
             changed["images per pass (batch_size x ranks)"] = (was, is_now)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from mindspore import nn
 
+from mindtwins.checkpoint import Checkpoint
+from mindtwins.config import Config
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.training.distributed import World
 
@@ -60,13 +63,27 @@ class Task(Protocol):
     """What a recipe's `task` stands for. Methods raise UserError for what a user can get wrong.
 
     Attributes:
+        datasets: the values of the option `dataset` that go with it.
         score_name: what the metrics' score is called.
+        curves: the metrics that are drawn, as the log has them, and what they are called.
+        has_batch_norms: whether a step depends on which images share a pass.
+        config: the recipe, with what the checkpoint and the data say where it leaves that open.
+        classes: the names of the model's classes, by number; None where they are not known.
     """
 
+    datasets: tuple[str, ...]
     score_name: str
+    curves: dict[str, str]
+    has_batch_norms: bool
+
+    config: Config
+    classes: tuple[str, ...] | None
+
+    def __init__(self, config: Config, checkpoint: Checkpoint | None = None) -> None:
+        """Take the recipe, and the checkpoint to start from or to use."""
 
     def find_data(self, split: str) -> DataSet:
-        """The files of a split, "train" or "val"."""
+        """The files of a split, "train" or "val"; for a training the former comes first."""
 
     def check_same_classes(self, train: DataSet, val: DataSet) -> None:
         """Raise unless a label means the same in both."""
@@ -75,7 +92,7 @@ class Task(Protocol):
         """Each image with its label as text: what a continued run has to find unchanged."""
 
     def build_model(self, world: World) -> tuple[nn.Cell, dict]:
-        """The model with its weights at the recipe's precision, and their metadata."""
+        """The model with its weights at the recipe's precision, and all that using them takes."""
 
     def training_loader(self, data: DataSet, world: World) -> TrainingLoader:
         """This rank's augmented batches."""
@@ -91,6 +108,24 @@ class Task(Protocol):
 
     def result(self, metrics: Metrics, data: DataSet) -> dict:
         """An evaluation's result for a JSON file."""
+
+    def preprocessing(self) -> Callable:
+        """From an RGB picture to what the model takes, as in evaluation."""
+
+    def class_names(self) -> Sequence[str]:
+        """A name for each of the recipe's classes, by number."""
+
+    def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
+        """What the model finds in each readable image: its `file`, and values that JSON can hold.
+
+        Mistakes that can be seen beforehand are raised before the first image.
+        """
+
+    def describe(self, prediction: dict) -> str:
+        """A prediction in one line."""
+
+    def captioned(self, prediction: dict) -> tuple[str, str]:
+        """A picture that shows a prediction, and what to write above it."""
 
     def summary(self) -> str:
         """The model's parameters and multiply-adds as a table."""

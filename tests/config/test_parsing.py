@@ -55,18 +55,20 @@ def test_bare_flags():
     ("text", "message"),
     [
         ("lrr: 1", "{path}: unknown key 'lrr' (did you mean 'lr'?)"),
-        ("lr: fast", "{path}: lr must be number, not 'fast'"),
-        ("lr: .nan", "{path}: lr must be number, not nan"),
+        ("lr: fast", "{path}: lr must be a number, not 'fast'"),
+        ("lr: .nan", "{path}: lr must be a number, not nan"),
         ("lr: 0", "{path}: lr must be above 0, not 0.0"),
-        ("batch_size: 1.5", "{path}: batch_size must be integer, not 1.5"),
-        ("batch_size: true", "{path}: batch_size must be integer, not True"),
+        ("batch_size: 1.5", "{path}: batch_size must be an integer, not 1.5"),
+        ("batch_size: true", "{path}: batch_size must be an integer, not True"),
         ("batch_size: 0", "{path}: batch_size must be at least 1, not 0"),
-        ("ema: 1", "{path}: ema must be true|false, not 1"),
+        ("ema: 1", "{path}: ema must be true or false, not 1"),
         ("model: 5", "{path}: model must be text, not 5"),
-        ("scale: 0.5", "{path}: scale must be numbers, not 0.5"),
+        ("scale: 0.5", "{path}: scale must be 2 numbers, not 0.5"),
         ("mixup_mode: all", "{path}: mixup_mode must be one of batch, pair, elem, not 'all'"),
         ("- lr", "{path}: must be lines of `key: value`, not a list"),
         ("output_json: a.json", "{path}: unknown key 'output_json'"),
+        ("base: 5", "{path}: base must be a file or a list of files, not 5"),
+        ("base: [5]", "{path}: base must be a file or a list of files, not [5]"),
     ],
 )
 def test_mistakes_in_a_file_name_file_and_key(tmp_path: Path, text: str, message: str):
@@ -81,7 +83,7 @@ def test_mistakes_in_a_file_name_file_and_key(tmp_path: Path, text: str, message
     ("argv", "message"),
     [
         (["--bach_size", "3"], "unknown flag '--bach_size' (did you mean '--batch_size'?)"),
-        (["--lr", "x"], "--lr must be number, not 'x'"),
+        (["--lr", "x"], "--lr must be a number, not 'x'"),
         (["--lr"], "argument --lr: expected one argument"),
         (["imagenet"], "'imagenet' belongs to no flag"),
         (["--seed", "5000000000"], "--seed must be at most 4.29497e+09, not 5000000000"),
@@ -98,10 +100,12 @@ def test_mistakes_on_the_command_line(argv: list[str], message: str):
     ("argv", "message"),
     [
         (["--scale", "1,0.5"], "scale must be a range"),
-        (["--scale", "1"], "scale must be two numbers"),
+        (["--scale", "1"], "scale must be 2 numbers, not '1'"),
         (["--betas", "0.9,1"], "betas must lie between 0 and 1"),
-        (["--mean", "0.5"], "mean must be three numbers"),
+        (["--mean", "0.5"], "mean must be 3 numbers, not '0.5'"),
         (["--std", "0.5,0.5,0"], "std must be above 0"),
+        (["--resize_ratio", "0,1"], "resize_ratio must be above 0, not 0,1"),
+        (["--test_ratios", ""], "test_ratios must be above 0"),
         (["--epoch_size", "5"], "warmup_epochs (5) must be fewer than epoch_size (5)"),
         (["--drop_head"], "drop_head needs ckpt_path"),
         (["--resume", "--overwrite"], "resume and overwrite contradict each other"),
@@ -128,7 +132,7 @@ def test_an_empty_output_dir_is_the_one_of_the_recipe():
 
 def test_a_number_beyond_all_numbers(tmp_path: Path):
     (tmp_path / "a.yaml").write_text(f"lr: 1{'0' * 400}\n")
-    with pytest.raises(UserError, match=r"a\.yaml: lr must be number"):
+    with pytest.raises(UserError, match=r"a\.yaml: lr must be a number"):
         parse("-c", str(tmp_path / "a.yaml"))
 
 
@@ -162,10 +166,45 @@ def test_missing_and_broken_files(tmp_path: Path):
         parse("-c", str(tmp_path / "orphan.yaml"))
 
 
-def test_a_chain_of_bases_that_never_ends(tmp_path: Path):
-    (tmp_path / "a.yaml").write_text("base: b.yaml")
-    (tmp_path / "b.yaml").write_text("base: a.yaml")
-    with pytest.raises(UserError, match="is based on itself"):
+def write(folder: Path, **texts: str) -> None:
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def test_of_several_bases_the_later_wins_and_the_file_over_all(tmp_path: Path):
+    write(
+        tmp_path,
+        model="batch_size: 2\nseed: 2\nlr: 2",
+        device="seed: 3\nlr: 3",
+        recipe="base: [model.yaml, device.yaml]\nlr: 4",
+    )
+    config = parse("-c", str(tmp_path / "recipe.yaml"))
+    assert (config.batch_size, config.seed, config.lr) == (2, 3, 4)
+
+
+def test_a_base_of_several_bases_takes_nothing_back(tmp_path: Path):
+    write(
+        tmp_path,
+        shared="seed: 1\nbatch_size: 1\nlr: 1",
+        model="base: shared.yaml\nseed: 2",
+        device="base: [./shared.yaml]\nlr: 3",  # the same file under another name
+        recipe="base: [model.yaml, device.yaml]",
+    )
+    config = parse("-c", str(tmp_path / "recipe.yaml"))
+    assert (config.batch_size, config.seed, config.lr) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"a": "base: a.yaml"},
+        {"a": "base: b.yaml", "b": "base: a.yaml"},
+        {"a": "base: [c.yaml, b.yaml]", "b": "base: ./a.yaml", "c": ""},
+    ],
+)
+def test_a_chain_of_bases_that_never_ends(tmp_path: Path, texts: dict[str, str]):
+    write(tmp_path, **texts)
+    with pytest.raises(UserError, match=r"a\.yaml: is based on itself"):
         parse("-c", str(tmp_path / "a.yaml"))
 
 
@@ -176,8 +215,9 @@ def test_help_documents_every_option(cls: type, capsys: pytest.CaptureFixture):
     text = capsys.readouterr().out
     assert "Does something." in text and "[0.0005]" in text
     names = [item.name for section in sections(cls) for item in fields(section)]
-    assert len(names) == len(set(names)) == len(fields(cls))
-    for item in fields(cls):
+    options = [item for item in fields(cls) if item.name != "stated"]
+    assert len(names) == len(set(names)) == len(options)
+    for item in options:
         assert f"--{item.name}" in text and item.metadata["doc"]
 
 
@@ -284,3 +324,25 @@ def test_segmentation_recipes_state_the_published_values(name: str):
         "test_flip": False,
     }
     assert {key: getattr(config, key) for key in expected} == expected
+
+
+def test_a_tilde_is_the_user_s_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "recipe.yaml").write_text("data_dir: ~/pets\n")
+    config = parse("-c", str(tmp_path / "recipe.yaml"), "--ckpt_path", "~/best.ckpt")
+    assert config.data_dir == f"{tmp_path}/pets"
+    assert config.ckpt_path == f"{tmp_path}/best.ckpt"
+
+
+def test_what_is_stated_is_known(recipe: Path):
+    config = parse("-c", str(recipe), "--batch_size", "128")  # the default, but stated
+    assert config.stated["batch_size"] == "command line"
+    assert config.stated["lr"] == str(recipe)  # by its base
+    assert "weight_decay" not in config.stated
+
+
+def test_help_tells_an_empty_default_from_the_choice_none(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    words = " ".join(capsys.readouterr().out.split())
+    assert "--window_padding TEXT" in words and "(none, zeros, mask) [empty]" in words

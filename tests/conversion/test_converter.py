@@ -7,13 +7,14 @@ import torch
 
 from mindtwins.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mindtwins.conversion.converter import choose_layout, from_torch, to_torch
-from mindtwins.conversion.layouts import find_layout
+from mindtwins.conversion.kinds import find_layout
 from mindtwins.conversion.readers import read_source
 from mindtwins.errors import UserError
 from mindtwins.models.variants import parameter_shapes
 from mindtwins.reference import create_reference
+from mindtwins.tasks import KINDS
 
-OFFICIAL = find_layout("official", "classification")
+OFFICIAL = find_layout(KINDS, "official", "classification")
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def convert(save):
 
     def convert(state, change=None, **options):
         state = {k: v for k, v in (state | (change or {})).items() if v is not None}
-        return from_torch(read_source(save(state)), **options)
+        return from_torch(read_source(save(state)), KINDS, **options)
 
     return convert
 
@@ -39,11 +40,21 @@ def test_every_parameter_holds_its_tensor(convert, tiny_state):
 
 def test_metadata_says_where_it_came_from(save, tiny_state):
     path = save(tiny_state, "alt_gvt_tiny.pth")
-    assert from_torch(read_source(path)).metadata == {
+    assert from_torch(read_source(path), KINDS).metadata == {
         "format_version": 1,
+        "task": "classification",
         "variant": "svt_tiny",
         "num_classes": 10,
         "in_channels": 3,
+        "classes": None,
+        "preprocessing": {
+            "image_size": 224,
+            "crop_pct": 0.875,
+            "interpolation": "bicubic",
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+        },
+        "data": {"dataset": "imagefolder", "val_split": "val"},
         "dialect": {
             "window_padding": "zeros",
             "patch_rounding": "floor",
@@ -120,7 +131,7 @@ def test_says_what_was_seen_where_no_variant_fits(convert, tiny_state):
 def test_a_file_of_another_model_is_named_as_such(save):
     path = save({"conv1.weight": torch.zeros(64, 3, 7, 7), "layer1.0.bias": torch.zeros(3)})
     with pytest.raises(UserError, match=r"no Twins checkpoint: .*\(the first is conv1\.weight\)"):
-        from_torch(read_source(path))
+        from_torch(read_source(path), KINDS)
 
 
 class TestModel:
@@ -196,7 +207,7 @@ def test_there_and_back_through_a_file(convert, tiny_state, tmp_path, layout, su
     conversion = convert(tiny_state)
     save_checkpoint(tmp_path / f"x{suffix}", conversion.tensors, conversion.metadata)
     checkpoint = load_checkpoint(tmp_path / f"x{suffix}")
-    back = to_torch(checkpoint, choose_layout(checkpoint, layout))
+    back = to_torch(checkpoint, KINDS, choose_layout(checkpoint, KINDS, layout))
     assert back.keys() == tiny_state.keys()
     for name, tensor in tiny_state.items():
         np.testing.assert_array_equal(
@@ -208,4 +219,4 @@ def test_an_incomplete_checkpoint_does_not_go_back(convert, tiny_state, tmp_path
     tensors = convert(tiny_state).tensors
     del tensors["norm.gamma"]
     with pytest.raises(UserError, match=r"does not fit svt_tiny: it lacks norm\.gamma"):
-        to_torch(Checkpoint(tensors, None, tmp_path / "x.ckpt"), OFFICIAL)
+        to_torch(Checkpoint(tensors, None, tmp_path / "x.ckpt"), KINDS, OFFICIAL)

@@ -3,16 +3,17 @@ import re
 import pytest
 import torch
 
-from mindtwins.conversion.layouts import LAYOUTS, find_layout, recognize_layout
+from mindtwins.conversion.kinds import all_layouts, find_layout, recognize_layout
 from mindtwins.errors import UserError
 from mindtwins.models.variants import VARIANTS, parameter_shapes
 from mindtwins.reference import create_reference
-from mindtwins.reference.segmentors import (
+from mindtwins.reference.segmentation import (
     create_backbone_reference,
     create_segmentation_reference,
     rename_sssegmentation,
 )
 from mindtwins.segmentation.variants import segmentor_shapes
+from mindtwins.tasks import KINDS
 
 
 def state_names(layout, variant, head="upernet"):
@@ -38,7 +39,7 @@ def ids(layout):
     return f"{layout.project}-{layout.task}"
 
 
-with_reference = [layout for layout in LAYOUTS if layout.project != "sssegmentation"]
+with_reference = [layout for layout in all_layouts(KINDS) if layout.project != "sssegmentation"]
 
 
 @pytest.mark.parametrize("layout", with_reference, ids=ids)
@@ -53,22 +54,24 @@ def test_names_every_parameter_both_ways(layout, variant, head):
 
 @pytest.mark.parametrize("variant", ["svt_tiny", "pcpvt_small"])
 def test_names_of_sssegmentation(variant):
-    layout = find_layout("sssegmentation", "segmentation")
+    layout = find_layout(KINDS, "sssegmentation", "segmentation")
     ours = segmentor_shapes(f"upernet_{variant}")
     theirs = dict.fromkeys(layout.to_theirs(name, ours) for name in ours)
     assert sorted(part for name in theirs for part in layout.to_ours(name)) == sorted(ours)
     renamed = rename_sssegmentation(theirs)
-    expected = state_names(find_layout("mmsegmentation", "segmentation"), variant)
+    expected = state_names(find_layout(KINDS, "mmsegmentation", "segmentation"), variant)
     assert sorted(renamed) == sorted(expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=ids)
+@pytest.mark.parametrize("layout", all_layouts(KINDS), ids=ids)
 def test_recognizes_its_names(layout):
     ours = our_names(layout, "svt_tiny")
     theirs = [layout.to_theirs(name, ours) for name in ours]
     # timm kept the official ones.
-    expected = find_layout("official", "classification") if layout.project == "timm" else layout
-    assert recognize_layout(theirs) is expected
+    expected = (
+        find_layout(KINDS, "official", "classification") if layout.project == "timm" else layout
+    )
+    assert recognize_layout(KINDS, theirs) is expected
 
 
 CLASSIFICATION = [
@@ -119,13 +122,13 @@ SSSEGMENTATION = [
     ],
 )
 def test_examples(project, task, theirs, ours):
-    layout = find_layout(project, task)
+    layout = find_layout(KINDS, project, task)
     assert layout.to_ours(theirs) == (ours,)
     assert layout.to_theirs(ours, [ours]) == theirs
 
 
 class TestAttentionOfMMSegmentation:
-    layout = find_layout("mmsegmentation", "segmentation")
+    layout = find_layout(KINDS, "mmsegmentation", "segmentation")
     block = "backbone.blocks.0.1.attn"
     their_block = "backbone.layers.0.1.attn"
 
@@ -150,18 +153,18 @@ class TestAttentionOfMMSegmentation:
     ["norm.gamma", "head.weight.extra", "xhead.weight", "blocks.a.0.norm1.weight", "headXweight"],
 )
 def test_has_no_name_for_others(name):
-    assert find_layout("official", "classification").to_ours(name) == ()
+    assert find_layout(KINDS, "official", "classification").to_ours(name) == ()
 
 
 def test_knows_what_has_no_place():
-    layout = find_layout("official", "segmentation")
+    layout = find_layout(KINDS, "official", "segmentation")
     assert "counter" in layout.reason_to_ignore("bn.num_batches_tracked")
     assert "classifier" in layout.reason_to_ignore("backbone.norm.weight")
     assert layout.reason_to_ignore("bn.running_mean") is None
 
 
 def test_every_variant_is_covered():
-    layout = find_layout("official", "classification")
+    layout = find_layout(KINDS, "official", "classification")
     for variant in VARIANTS:
         shapes = parameter_shapes(variant)
         assert all(layout.to_theirs(name, shapes) for name in shapes)
@@ -170,4 +173,4 @@ def test_every_variant_is_covered():
 def test_a_project_without_such_models():
     message = "timm has no names for models of segmentation: choose one of mmsegmentation, ssseg"
     with pytest.raises(UserError, match=re.escape(message)):
-        find_layout("timm", "segmentation")
+        find_layout(KINDS, "timm", "segmentation")

@@ -11,16 +11,17 @@ import torch
 import mindtwins
 from mindtwins.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mindtwins.conversion.converter import choose_layout, from_torch, to_torch
-from mindtwins.conversion.layouts import find_layout
+from mindtwins.conversion.kinds import find_layout
 from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import format_table, verify
 from mindtwins.errors import UserError
-from mindtwins.reference.segmentors import (
+from mindtwins.reference.segmentation import (
     create_backbone_reference,
     create_segmentation_reference,
 )
 from mindtwins.reference.weights import randomize
 from mindtwins.segmentation.variants import segmentor_shapes
+from mindtwins.tasks import KINDS
 
 ATTENTION = "backbone.layers.0.0.attn"
 GLOBAL = "backbone.layers.1.1.attn.attn"
@@ -63,7 +64,7 @@ def convert(save):
 
     def convert(state, change=None, container="state_dict", **options):
         state = {k: v for k, v in (state | (change or {})).items() if v is not None}
-        return from_torch(read_source(save({container: state, "meta": {}})), **options)
+        return from_torch(read_source(save({container: state, "meta": {}})), KINDS, **options)
 
     return convert
 
@@ -95,7 +96,7 @@ def test_every_parameter_holds_its_tensor(convert, head):
 
 def test_metadata_says_where_it_came_from(save):
     path = save({"state_dict": state("mmsegmentation")}, "twins_svt-t_uperhead.pth")
-    assert from_torch(read_source(path)).metadata == {
+    assert from_torch(read_source(path), KINDS).metadata == {
         "format_version": 1,
         "task": "segmentation",
         "variant": "upernet_svt_tiny",
@@ -103,6 +104,20 @@ def test_metadata_says_where_it_came_from(save):
         "in_channels": 3,
         "channels": 64,
         "auxiliary_channels": 32,
+        "classes": None,
+        "preprocessing": {
+            "image_size": 512,
+            "resize_scale": [2048, 512],
+            "interpolation": "bilinear",
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "test_mode": "whole",
+            "test_crop": 512,
+            "test_stride": 341,
+            "test_ratios": [1.0],
+            "test_flip": False,
+        },
+        "data": {"dataset": "pairs"},
         "dialect": {
             "window_padding": "mask",
             "patch_rounding": "ceil",
@@ -196,7 +211,9 @@ def test_names_the_tensor_that_does_not_fit(convert, change, message):
 def test_another_model_than_asked_for(convert):
     with pytest.raises(UserError, match=r"holds upernet_svt_tiny, not fpn_svt_tiny \(head: upern"):
         convert(state("mmsegmentation"), model="fpn_svt_tiny")
-    with pytest.raises(UserError, match="unknown segmentor 'svt_tiny': did you mean 'fpn_svt_tin"):
+    with pytest.raises(
+        UserError, match=r"unknown segmentor 'svt_tiny' \(did you mean 'fpn_svt"
+    ):
         convert(state("mmsegmentation"), model="svt_tiny")
 
 
@@ -219,10 +236,10 @@ def backbone():
 
 class TestBackboneOfTheKeyConverter:
     def test_is_a_classifier_without_head(self, save, backbone):
-        conversion = from_torch(read_source(save(backbone)))
+        conversion = from_torch(read_source(save(backbone)), KINDS)
         assert conversion.metadata["variant"] == "svt_tiny"
         assert conversion.metadata["num_classes"] == 0
-        assert "task" not in conversion.metadata
+        assert conversion.metadata["task"] == "classification"
         assert conversion.metadata["dialect"]["block_epsilon"] == 1e-6
         np.testing.assert_array_equal(
             conversion.tensors["blocks.1.1.attn.kv.bias"],
@@ -236,9 +253,9 @@ class TestBackboneOfTheKeyConverter:
 
     def test_computes_the_same(self, save, backbone, tmp_path):
         source = read_source(save(backbone))
-        conversion = from_torch(source)
+        conversion = from_torch(source, KINDS)
         save_checkpoint(tmp_path / "x.ckpt", conversion.tensors, conversion.metadata)
-        rows = verify(tmp_path / "x.ckpt", source, conversion.account.used)
+        rows = verify(tmp_path / "x.ckpt", source, KINDS, conversion.account.used)
         assert all(row.passed for row in rows), format_table(rows)
 
 
@@ -296,7 +313,8 @@ def test_an_incomplete_checkpoint_does_not_go_back(convert, tmp_path):
     with pytest.raises(UserError, match=r"it lacks backbone\.blocks\.1\.1\.attn\.q\.weight"):
         to_torch(
             Checkpoint(tensors, None, tmp_path / "x.ckpt"),
-            find_layout("mmsegmentation", "segmentation"),
+            KINDS,
+            find_layout(KINDS, "mmsegmentation", "segmentation"),
         )
 
 
@@ -306,12 +324,14 @@ def test_a_head_has_no_name_in_a_backbone_file(tmp_path):
     checkpoint = Checkpoint(tensors, None, tmp_path / "x.ckpt")
     message = r"mmsegmentation has no name for: head\.weight, head\.bias$"
     with pytest.raises(UserError, match=message):
-        to_torch(checkpoint, choose_layout(checkpoint, "mmsegmentation"))
+        to_torch(checkpoint, KINDS, choose_layout(checkpoint, KINDS, "mmsegmentation"))
 
 
 def test_somebody_elses_checkpoint_goes_to_mmsegmentation(convert, tmp_path):
     checkpoint = Checkpoint(convert(state("official")).tensors, None, tmp_path / "x.ckpt")
-    assert choose_layout(checkpoint, None) is find_layout("mmsegmentation", "segmentation")
+    assert choose_layout(checkpoint, KINDS, None) is find_layout(
+        KINDS, "mmsegmentation", "segmentation"
+    )
 
 
 @pytest.mark.slow
@@ -357,10 +377,10 @@ def swapped_statistics(tensors, metadata):
 )
 def test_a_wrong_file_fails_the_verification(save, tmp_path, mistake):
     source = read_source(save(state("mmsegmentation")))
-    conversion = from_torch(source)
+    conversion = from_torch(source, KINDS)
     mistake(conversion.tensors, conversion.metadata)
     save_checkpoint(tmp_path / "x.ckpt", conversion.tensors, conversion.metadata)
-    rows = verify(tmp_path / "x.ckpt", source, conversion.account.used)
+    rows = verify(tmp_path / "x.ckpt", source, KINDS, conversion.account.used)
     assert not rows[-1].passed, format_table(rows)
 
 

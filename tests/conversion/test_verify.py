@@ -9,6 +9,7 @@ from mindtwins.conversion.converter import from_torch
 from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import Comparison, format_table, photographs, verify
 from mindtwins.models import twins
+from mindtwins.tasks import KINDS
 
 
 @pytest.fixture
@@ -17,10 +18,10 @@ def verified(tmp_path, tiny_state, save):
 
     def verified(spoil=lambda tensors, metadata: None, **options):
         source = read_source(save(tiny_state))
-        conversion = from_torch(source, **options)
+        conversion = from_torch(source, KINDS, **options)
         spoil(conversion.tensors, conversion.metadata)
         save_checkpoint(tmp_path / "x.ckpt", conversion.tensors, conversion.metadata)
-        return verify(tmp_path / "x.ckpt", source, conversion.account.used)
+        return verify(tmp_path / "x.ckpt", source, KINDS, conversion.account.used)
 
     return verified
 

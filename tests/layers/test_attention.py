@@ -36,7 +36,7 @@ def test_heads_vary_slower_than_their_channels():
 
 def test_windows():
     x = random(2, 14, 21, 6)
-    windows = layers.partition_windows(Tensor(x), heads=2, window=7)
+    windows = layers.partition_windows(Tensor(x), heads=2, window_size=7)
     assert windows.shape == (2, 6, 2, 49, 3)
     # Window 4 is in row 1, column 1; its token 8 in its row 1, column 1.
     np.testing.assert_array_equal(windows.asnumpy()[1, 4, 1, 8], x[1, 8, 8, 3:])

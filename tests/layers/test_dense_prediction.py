@@ -37,8 +37,8 @@ def test_conv3x3_rounds_little_more_than_torch(formulation):
         layer = layers.Conv3x3(150, 40, has_bias=False)
     x, weight, dy = tokens(2, 35, 33, 150), tokens(40, 150, 3, 3), tokens(2, 35, 33, 40)
     layer.weight.set_data(Tensor(weight))
-    by_x, by_weight = ms.grad(WeightedSum(layer, dy), 0, layer.trainable_params())(Tensor(x))
-    ours = (layer(Tensor(x)), by_x, by_weight[0])
+    grad_x, grad_weight = ms.grad(WeightedSum(layer, dy), 0, layer.trainable_params())(Tensor(x))
+    ours = (layer(Tensor(x)), grad_x, grad_weight[0])
 
     def torchs(dtype):
         source = torch.from_numpy(x).to(dtype).requires_grad_()

@@ -11,6 +11,7 @@ from parity import assert_stages_agree, copy_weights, photographs
 import mindtwins
 from mindtwins import layers
 from mindtwins.layers import kernels
+from mindtwins.layers.device import use_kernel
 from mindtwins.models.twins import ClassifierOutputs
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomize
@@ -254,3 +255,32 @@ def test_formulation_follows_the_device_unless_named():
         layers.use_formulation("fast"),
     ):
         pass
+
+
+class UsesKernel(nn.Cell):
+    """What `use_kernel` says about its input to a layer and to a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.formulation = layers.formulation()
+
+    def construct(self, x):
+        of_layer = 1 if use_kernel(x, self.formulation) else 0
+        of_function = 1 if use_kernel(x) else 0
+        return of_layer, of_function
+
+
+@pytest.mark.skipif(not kernels.available(), reason=kernels.status())
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+def test_kernels_are_for_float32_and_layers_remember_their_formulation(mode):
+    ms.set_context(mode=mode)
+    single, half = Tensor([1.0], ms.float32), Tensor([1.0], ms.float16)
+    with layers.use_formulation("matmul"):
+        layer = UsesKernel()
+        assert layer(single) == (0, 0)
+    with layers.use_formulation("matmul"):
+        layer = UsesKernel()
+    assert layer(single) == (0, 1)
+    layer = UsesKernel()
+    assert layer(single) == (1, 1)
+    assert layer(half) == (0, 0)

@@ -69,11 +69,11 @@ def test_results_do_not_depend_on_the_number_of_threads():
     for threads in (1, 2, 5):
         shared.mindtwins_set_threads(threads)
         outputs = [
-            *kernels.operators._layer_norm_gradient(dy, x, gamma, epsilon),
-            kernels.operators._add_bias_gradient(dy, gamma),
-            *kernels.operators._depthwise_gradient(dy, x, weight),
+            *kernels.layer_norm_gradient(dy, x, gamma, epsilon),
+            kernels.add_bias_gradient(dy, gamma),
+            *kernels.depthwise_gradient(dy, x, weight),
             kernels.conv3x3(x, dense),
-            *kernels.operators._conv3x3_gradient(dy, x, dense),
+            *kernels.conv3x3_gradient(dy, x, dense),
         ]
         results.append([output.asnumpy() for output in outputs])
     shared.mindtwins_set_threads(loading._thread_count())

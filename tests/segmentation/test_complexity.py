@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mindtwins.reference.segmentors import create_segmentation_reference
+from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.segmentation.complexity import count, format_summary
 
 

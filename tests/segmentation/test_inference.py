@@ -9,12 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mindtwins.segmentation.inference import (
-    Window,
-    interpolation_matrix,
-    predict_labels,
-    resize_logits,
-)
+from mindtwins.segmentation.inference import Window, predict_labels, resize_logits
 
 CLASSES = 7
 
@@ -65,16 +60,6 @@ def assert_same_classes(ours: np.ndarray, score: torch.Tensor, margin: float) ->
 def pictures(*sizes: tuple[int, int], n: int = 2) -> list[np.ndarray]:
     rng = np.random.default_rng(1)
     return [rng.standard_normal((n, 3, *size), dtype=np.float32) for size in sizes]
-
-
-@pytest.mark.parametrize(
-    ("source", "target"), [(1, 5), (5, 1), (128, 512), (171, 683), (683, 640), (10, 10), (50, 7)]
-)
-def test_matrix_is_torchs_interpolation(source: int, target: int) -> None:
-    unit = torch.eye(source, dtype=torch.float64)[None]
-    expected = functional.interpolate(unit, size=target, mode="linear", align_corners=False)
-    ours = interpolation_matrix(source, target)
-    np.testing.assert_allclose(ours, expected[0].numpy().T, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 53), (128, 171), (90, 300)])

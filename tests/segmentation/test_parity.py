@@ -15,7 +15,7 @@ from parity import (
 
 import mindtwins
 from mindtwins.conversion.verify import TOLERATED
-from mindtwins.reference.segmentors import create_segmentation_reference
+from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.reference.weights import amplify, randomize
 from mindtwins.segmentation.segmentor import SegmentorOutputs
 

@@ -56,7 +56,7 @@ def random_segmentor(picture: Path) -> nn.Cell:
 def test_labels_overlays_and_shares(save: Save, tmp_path: Path) -> None:
     files = [save("a.png"), save("b.jpg", 40, 30)]
     model = random_segmentor(files[0])
-    results = segment(model, TRANSFORM, files, NAMES, tmp_path / "new" / "out")
+    results = list(segment(model, TRANSFORM, files, NAMES, tmp_path / "new" / "out"))
     for file, result in zip(files, results, strict=True):
         picture = Image.open(file)
         expected = predict_labels(

@@ -9,7 +9,7 @@ import torch
 from parity import copy_weights, name_in_torch, on_or_off
 
 import mindtwins
-from mindtwins.reference.segmentors import create_segmentation_reference
+from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.segmentation.dataset import IGNORED
 from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.training.groups import parameter_groups

@@ -69,10 +69,10 @@ def test_pairs_are_found_and_batched(data: Path):
 def test_mistakes(data: Path):
     with pytest.raises(UserError, match="has 3 classes, but num_classes is 4: set it to 3"):
         create_task(recipe(data, num_classes=4)).find_data("val")
-    with pytest.raises(UserError, match="dataset imagefolder is not for task segmentation"):
-        create_task(recipe(data, dataset="imagefolder")).find_data("val")
+    with pytest.raises(UserError, match="dataset list is not for task segmentation"):
+        create_task(recipe(data, dataset="list", val_list="x")).find_data("val")
     with pytest.raises(UserError, match="dataset: pairs needs class_names"):
-        recipe(data, class_names="")
+        create_task(recipe(data, class_names="")).find_data("val")
     with pytest.raises(UserError, match="did you mean 'fpn_svt_tiny'"):
         create_task(recipe(data, model="fpn_svt_tini")).build_model(World())
 

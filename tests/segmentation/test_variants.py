@@ -93,7 +93,7 @@ def test_only_batch_statistics_are_not_trained():
     [("upernet_svt_smal", "upernet_svt_small"), ("fpn_pcpvt_larg", "fpn_pcpvt_large")],
 )
 def test_unknown_name_names_the_nearest(wrong, nearest):
-    with pytest.raises(UserError, match=f"unknown segmentor '{wrong}': did you mean '{nearest}'"):
+    with pytest.raises(UserError, match=f"unknown segmentor '{wrong}' .did you mean '{nearest}'"):
         resolve_segmentor(wrong)
 
 

@@ -10,6 +10,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 from mindtwins.training.log import RunLog
 
+CURVES = {"test_acc1": "top-1", "test_acc5": "top-5"}
+
 
 def epoch(number: int) -> dict:
     return {
@@ -24,7 +26,7 @@ def epoch(number: int) -> dict:
 
 
 def test_lines_curve_and_rewinding(tmp_path: Path):
-    log = RunLog(tmp_path)
+    log = RunLog(tmp_path, CURVES)
     log.rewind(0, 0)  # nothing there yet
     for number in range(4):
         log.add_epoch(**epoch(number))
@@ -44,7 +46,7 @@ def test_lines_curve_and_rewinding(tmp_path: Path):
 
 
 def test_tensorboard_summaries_hold_the_same_numbers(tmp_path: Path):
-    log = RunLog(tmp_path, tensorboard=True)
+    log = RunLog(tmp_path, CURVES, tensorboard=True)
     log.add_step(step=3, train_loss=0.5, grad_norm=None)
     log.add_epoch(**epoch(1))
     log.close()
@@ -61,7 +63,7 @@ def test_tensorboard_summaries_hold_the_same_numbers(tmp_path: Path):
 
 def test_tensorboard_is_opened_by_the_first_summary(tmp_path: Path):
     """So a dry run and a refused one leave nothing; and a resumed run says where it goes on."""
-    log = RunLog(tmp_path, tensorboard=True)
+    log = RunLog(tmp_path, CURVES, tensorboard=True)
     log.rewind(epoch=0, step=3)
     assert not (tmp_path / "tensorboard").exists()
     log.add_step(step=3, train_loss=0.5)

@@ -1,44 +1,22 @@
 """C++ kernels for the CPU, built at installation where there is a compiler.
 
-`operators` holds MindSpore primitives that call them; without the library, or on a processor it
-was not compiled for, layers use their plain formulation, and `status` says why.
+Each operator of the table in `operators.py` is a MindSpore primitive here: `kernels.layer_norm(x,
+gamma, beta, epsilon)`. Without the library, or on a processor it was not compiled for, they are
+None, layers use their plain formulation, and `status` says why.
 """
 
-from mindtwins.layers.kernels.loading import available, status
-from mindtwins.layers.kernels.operators import (
-    add_bias,
-    bias_gelu,
-    conv3x3,
-    cross_entropy,
-    depthwise,
-    gather_patches,
-    global_attention,
-    layer_norm,
-    moments,
-    normalize,
-    resize_bilinear,
-    scale,
-    sum_of_squares,
-    swap_axes,
-    window_attention,
-)
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "add_bias",
-    "available",
-    "bias_gelu",
-    "conv3x3",
-    "cross_entropy",
-    "depthwise",
-    "gather_patches",
-    "global_attention",
-    "layer_norm",
-    "moments",
-    "normalize",
-    "resize_bilinear",
-    "scale",
-    "status",
-    "sum_of_squares",
-    "swap_axes",
-    "window_attention",
-]
+from mindtwins.layers.kernels.loading import available, status
+from mindtwins.layers.kernels.operators import OPERATORS, primitive
+
+__all__ = ["OPERATORS", "available", "status", *OPERATORS]
+
+# Into the dictionary of this module, since that is where MindSpore's compiler looks for a name: a
+# `__getattr__` is not asked.
+globals().update({name: primitive(name) for name in OPERATORS})
+
+# A type checker does not see them.
+if TYPE_CHECKING:
+
+    def __getattr__(name: str): ...

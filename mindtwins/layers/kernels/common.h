@@ -2,6 +2,9 @@
 //
 // Every entry point has the signature of MindSpore's ahead-of-time custom operators: pointers,
 // ranks and shapes of the inputs followed by those of the outputs; 0 means success.
+//
+// Sums that run over tokens (gradients of weights) are made per chunk of fixed size and added in
+// the order of the chunks, so results do not depend on the number of threads or their timing.
 
 #pragma once
 
@@ -75,7 +78,7 @@ class Pool {
 
 inline std::atomic<int> thread_count{1};
 
-// Made when the library is loaded (kernels.cpp) and never destroyed: its threads may outlive the
+// Made when the library is loaded (library.cpp) and never destroyed: its threads may outlive the
 // static objects. A forked child has none of the threads, and starts with a pool of its own.
 inline Pool* pool = nullptr;
 
@@ -97,7 +100,7 @@ typedef float Unaligned __attribute__((vector_size(4 * V), aligned(4), may_alias
 
 inline Vec load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
-inline Vec fill(float value) { return Vec{} + value; }
+inline Vec broadcast(float value) { return Vec{} + value; }
 
 // The first `n` lanes only, 0 < n; a whole vector where there are that many.
 inline Vec load(const float* p, int64_t n) {
@@ -127,17 +130,17 @@ inline float maximum(Vec v) {
   return lanes[0];
 }
 
-inline Vec lower(Vec a, Vec b) { return b < a ? b : a; }  // `a` where `a` is NaN
-inline Vec upper(Vec a, Vec b) { return b > a ? b : a; }
+inline Vec minimum(Vec a, Vec b) { return b < a ? b : a; }  // `a` where `a` is NaN
+inline Vec maximum(Vec a, Vec b) { return b > a ? b : a; }
 
 // e^x to 1e-7 relative, x clamped to where the result is a normal number. NaN gives NaN.
 inline Vec exponential(Vec x) {
-  x = lower(upper(x, fill(-87.3f)), fill(88.3f));
-  const Vec magic = fill(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
+  x = minimum(maximum(x, broadcast(-87.3f)), broadcast(88.3f));
+  const Vec magic = broadcast(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec shifted = x * 1.44269504f + magic;
   const Vec n = shifted - magic;
   const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
-  Vec p = fill(1.9875691500e-4f);
+  Vec p = broadcast(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
@@ -151,12 +154,12 @@ inline Vec exponential(Vec x) {
 // ------------------------------------------------------------------------------ shapes and memory
 
 // Scratch memory, zeros at first, aligned so that vectors do not straddle cache lines.
-class Numbers {
+class Buffer {
  public:
-  explicit Numbers(int64_t count)
+  explicit Buffer(int64_t count)
       : count_(count), data_(new (std::align_val_t(64)) float[count]()) {}
-  Numbers(Numbers&& other) : count_(other.count_), data_(other.data_) { other.data_ = nullptr; }
-  ~Numbers() {
+  Buffer(Buffer&& other) : count_(other.count_), data_(other.data_) { other.data_ = nullptr; }
+  ~Buffer() {
     if (data_) operator delete[](data_, std::align_val_t(64));
   }
   float* data() { return data_; }
@@ -179,7 +182,7 @@ inline int64_t product(const int64_t* shape, int count) {
 }
 
 // Adds the chunks' partial sums (chunks, width), in their order.
-inline void add_partials(const Numbers& partials, int64_t width, int64_t begin, int64_t count,
+inline void add_partials(const Buffer& partials, int64_t width, int64_t begin, int64_t count,
                          float* total) {
   std::fill(total, total + count, 0.f);
   for (int64_t at = begin; at < partials.size(); at += width)
@@ -197,7 +200,7 @@ constexpr int64_t ROWS = 256;  // per chunk of an operation on rows of channels
 template <int COUNT, class Add>
 void sum_rows(int64_t rows, int64_t channels, const Add& add, float* const (&out)[COUNT]) {
   const int64_t padded = round_up(channels);
-  Numbers partials((rows + ROWS - 1) / ROWS * COUNT * padded);
+  Buffer partials((rows + ROWS - 1) / ROWS * COUNT * padded);
   parallel(rows, ROWS, [&](int64_t begin, int64_t end) {
     float* partial = &partials[begin / ROWS * COUNT * padded];
     for (int64_t row = begin; row < end; row++)
@@ -225,12 +228,12 @@ inline bool has_types(const char* expected, int count, const char* const* types)
 }  // namespace mindtwins
 
 // Begins an entry point that refuses inputs and outputs of other types; see `has_types`.
-#define OPERATOR(name, types)                                                                 \
-  static int name##_of_types(void** params, int* ranks, int64_t** shapes);                    \
-  int name(int count, void** params, int* ranks, int64_t** shapes, const char** given, void*, \
-           void*) {                                                                           \
-    return has_types(types, count, given) ? name##_of_types(params, ranks, shapes) : 1;       \
-  }                                                                                           \
+#define OPERATOR(name, types)                                                            \
+  static int name##_of_types(void** params, int* ranks, int64_t** shapes);               \
+  extern "C" int name(int count, void** params, int* ranks, int64_t** shapes,            \
+                      const char** given, void*, void*) {                                \
+    return has_types(types, count, given) ? name##_of_types(params, ranks, shapes) : 1;  \
+  }                                                                                      \
   static int name##_of_types(void** params, [[maybe_unused]] int* ranks, int64_t** shapes)
 
 #define INPUT(i) static_cast<const float*>(params[i])

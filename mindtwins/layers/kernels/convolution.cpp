@@ -158,9 +158,9 @@ void transform_gradient(const Tiles& tiles, const float* dy, int64_t strip, int6
 
 // weight (out, in, 3, 3) -> U, in panels of WIDE columns: (point, panel, row, WIDE). Rows are in and
 // columns out; `transposed` the other way round, and kernels turned by 180 degrees.
-Numbers transform_weight(const float* weight, int64_t in, int64_t out, bool transposed) {
+Buffer transform_weight(const float* weight, int64_t in, int64_t out, bool transposed) {
   const int64_t rows = transposed ? out : in, columns = transposed ? in : out;
-  Numbers u(POINTS * panels(columns) * rows * WIDE);
+  Buffer u(POINTS * panels(columns) * rows * WIDE);
   parallel(panels(columns), 1, [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; panel++)
       for (int64_t k = 0; k < rows; k++) {
@@ -195,7 +195,7 @@ Numbers transform_weight(const float* weight, int64_t in, int64_t out, bool tran
 }
 
 // Maps (B, H, W, in) -> (B, H, W, out), by the transformed weight.
-void convolve(const float* x, const Numbers& u, const int64_t* shape, int64_t in, int64_t out,
+void convolve(const float* x, const Buffer& u, const int64_t* shape, int64_t in, int64_t out,
               float* y) {
   const Tiles tiles(shape);
   const int64_t per_thread = (tiles.count + thread_count - 1) / thread_count;
@@ -204,7 +204,7 @@ void convolve(const float* x, const Numbers& u, const int64_t* shape, int64_t in
   const int64_t share = std::max<int64_t>(1, per_thread / 2 / strip) * strip;
   const int64_t stride = round_up(in) + V;  // no power of two, which would crowd few cache lines
   parallel(tiles.count, share, [&](int64_t begin, int64_t end) {
-    Numbers v(POINTS * strip * stride), m(POINTS * panels(out) * strip * WIDE);
+    Buffer v(POINTS * strip * stride), m(POINTS * panels(out) * strip * WIDE);
     for (int64_t first = begin; first < end; first += strip) {
       const int64_t count = std::min(strip, end - first);
       transform_input(tiles, x, in, first, count, v.data(), strip * stride, stride);
@@ -228,8 +228,8 @@ void weight_gradient(const float* x, const float* dy, const int64_t* shape, int6
   const Tiles tiles(shape);
   const int64_t strip = std::min(LONG_STRIP, tiles.count), stride = round_up(in) + V;
   const int64_t height = (in + TALL - 1) / TALL * TALL;  // rows of dU
-  Numbers v(POINTS * strip * stride), m(POINTS * panels(out) * strip * WIDE);
-  Numbers du(POINTS * panels(out) * height * WIDE);  // (point, panel, in, WIDE)
+  Buffer v(POINTS * strip * stride), m(POINTS * panels(out) * strip * WIDE);
+  Buffer du(POINTS * panels(out) * height * WIDE);  // (point, panel, in, WIDE)
   for (int64_t first = 0; first < tiles.count; first += strip) {
     const int64_t count = std::min(strip, tiles.count - first);
     parallel(count, 16, [&](int64_t begin, int64_t end) {
@@ -277,8 +277,6 @@ void weight_gradient(const float* x, const float* dy, const int64_t* shape, int6
 
 }  // namespace
 
-extern "C" {
-
 // x (B, H, W, in), weight (out, in, 3, 3) -> y (B, H, W, out)
 OPERATOR(conv3x3, "fff") {
   const int64_t out = shapes[1][0], in = shapes[1][1];
@@ -293,5 +291,3 @@ OPERATOR(conv3x3_gradient, "fffff") {
   weight_gradient(INPUT(1), INPUT(0), shapes[1], in, out, OUTPUT(4));
   return 0;
 }
-
-}  // extern "C"

@@ -35,8 +35,6 @@ struct Patches {
 
 }  // namespace
 
-extern "C" {
-
 // x (A, B, C) -> (A, C, B)
 OPERATOR(swap_axes, "ff") {
   const float* x = INPUT(0);
@@ -71,5 +69,3 @@ OPERATOR(gather_patches_gradient, "fff") {
   Patches(shapes[0], shapes[1][0]).each([&](int64_t from, int64_t to) { dx[to] = dy[from]; });
   return 0;
 }
-
-}  // extern "C"

@@ -31,7 +31,7 @@ class PatchEmbed(nn.Module):
         if self.rounding == "ceil":
             image = F.pad(image, (0, -width % self.patch, 0, -height % self.patch))
         image = self.projection(image)
-        return self.norm(image.flatten(2).transpose(1, 2)), tuple(image.shape[-2:])
+        return self.norm(image.flatten(2).transpose(1, 2)), (image.shape[2], image.shape[3])
 
 
 class ConditionalPositionEncoding(nn.Module):
@@ -110,7 +110,7 @@ class Backbone(nn.Module):
             blocks = []
             for j in range(depths[i]):
                 if family == "svt" and j % 2 == 0:
-                    attention = LSA(dim, heads[i], window_padding)
+                    attention: nn.Module = LSA(dim, heads[i], window_padding)
                 else:
                     attention = GSA(dim, heads[i], _SR_RATIOS[i], embed_epsilon)
                 blocks.append(Block(attention, dim, ratios[i], block_epsilon))
@@ -122,7 +122,7 @@ class Backbone(nn.Module):
         maps = []
         for i, blocks in enumerate(self.layers):
             tokens, size = self.patch_embeds[i](image)
-            for j, block in enumerate(blocks):
+            for j, block in enumerate(blocks.children()):
                 tokens = block(tokens, size)
                 if j == 0:
                     tokens = self.position_encodings[i](tokens, size)
@@ -136,12 +136,20 @@ class Backbone(nn.Module):
 class OfficialBackbone(TwinsReference):
     """The same under the official segmentation code's names."""
 
-    def __init__(self, name: str, in_channels: int, *dialect: str | float) -> None:
+    def __init__(
+        self,
+        name: str,
+        in_channels: int,
+        window_padding: str,
+        patch_rounding: str,
+        block_epsilon: float,
+        embed_epsilon: float,
+    ) -> None:
+        dialect = (window_padding, patch_rounding, block_epsilon, embed_epsilon)
         super().__init__(name, 0, in_channels, True, *dialect)
         family, dims = _TABLE[name][:2]
         if family == "svt":
-            epsilon = dialect[2]
-            self.norm_list = nn.ModuleList(nn.LayerNorm(dim, eps=epsilon) for dim in dims)
+            self.norm_list = nn.ModuleList(nn.LayerNorm(dim, eps=block_epsilon) for dim in dims)
 
 
 class BackboneReference(Backbone):
@@ -197,7 +205,7 @@ class FPNHead(nn.Module):
         super().__init__()
         self.scale_heads = nn.ModuleList()
         for i in range(4):
-            layers = []
+            layers: list[nn.Module] = []
             for k in range(max(1, i)):
                 layers.append(ConvModule(inputs if k == 0 else channels, channels, 3))
                 if i > 0:
@@ -267,7 +275,7 @@ class SegmentationReference(nn.Module):
         self.backbone = backbone
         if head == "fpn":
             self.neck = FPN(dims, neck_channels)
-            self.decode_head = FPNHead(neck_channels, channels, num_classes)
+            self.decode_head: nn.Module = FPNHead(neck_channels, channels, num_classes)
         else:
             self.decode_head = UPerHead(dims, channels, num_classes)
             self.auxiliary_head = FCNHead(dims[2], auxiliary_channels, num_classes)
@@ -332,14 +340,22 @@ def create_segmentation_reference(
     ).eval()
 
 
-def create_backbone_reference(name: str, in_channels: int = 3) -> BackboneReference:
-    """What MMSegmentation's key converter makes of a classifier, in evaluation mode."""
+def create_backbone_reference(
+    name: str, num_classes: int = 0, in_channels: int = 3
+) -> BackboneReference:
+    """What MMSegmentation's key converter makes of a classifier, in evaluation mode.
+
+    Raises:
+        ValueError: `num_classes` is not 0; it leaves the head out.
+    """
+    if num_classes:
+        raise ValueError(f"a backbone has no head of {num_classes} classes")
     return BackboneReference(name, in_channels).eval()
 
 
 def rename_sssegmentation(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of sssegmentation's UPerNet under MMSegmentation's names."""
-    parts = (
+    parts: tuple[tuple[str, str, dict[str, str]], ...] = (
         ("backbone_net", "backbone", {}),
         (r"ppm_net\.branches\.(\d)", r"decode_head.psp_modules.\1.1", {"1": "conv", "2": "bn"}),
         (r"ppm_net\.bottleneck", "decode_head.bottleneck", {"0": "conv", "1": "bn"}),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mindtwins.reference import create_reference
-from mindtwins.reference.segmentors import (
+from mindtwins.reference.segmentation import (
     create_backbone_reference,
     create_segmentation_reference,
 )

@@ -1,5 +1,4 @@
-// What dense prediction does with maps (B, H, W, C) besides convolving them: bilinear resizing, the
-// cross entropy of resized logits, and batch normalization. float32.
+// Bilinear resizing of maps (B, H, W, C), and the cross entropy of resized logits. float32.
 
 #include "common.h"
 
@@ -71,12 +70,12 @@ class Pixel {
 
   // Interpolates, and leaves exp(logit - highest) of each class in `exponentials`.
   void take(const Resize::Corners& corners) {
-    Vec best = fill(-INFINITY);
+    Vec best = broadcast(-INFINITY);
     for (int64_t c = 0; c < classes_; c += V) {
       Vec z = corners.at(c, classes_ - c);
       if (c + V > classes_) z += tail_;
       store(&numbers_[c], z);
-      best = upper(best, z);
+      best = maximum(best, z);
     }
     highest_ = maximum(best);
     Vec total{};
@@ -95,7 +94,7 @@ class Pixel {
 
  private:
   int64_t classes_;
-  Numbers numbers_;
+  Buffer numbers_;
   Vec tail_;  // added to the last logits: those that belong to no class
   float highest_ = 0, sum_ = 0;
 };
@@ -103,8 +102,6 @@ class Pixel {
 constexpr int64_t BAND = 8;  // rows of logits per chunk of the gradient
 
 }  // namespace
-
-extern "C" {
 
 // x (B, H, W, C), tables of the new rows (height, 2) and columns (width, 2) -> (B, height, width, C)
 OPERATOR(resize_bilinear, "ffff") {
@@ -179,7 +176,7 @@ OPERATOR(cross_entropy, "fifff") {
   return 0;
 }
 
-// gradient (B, height), logits, labels, tables -> gradient of the logits
+// dy (B, height), logits, labels, tables -> dlogits
 OPERATOR(cross_entropy_gradient, "ffifff") {
   const Resize resize(shapes[1], INPUT(3), shapes[3], INPUT(4), shapes[4]);
   const auto* labels = static_cast<const int32_t*>(params[2]);
@@ -221,77 +218,3 @@ OPERATOR(cross_entropy_gradient, "ffifff") {
   });
   return 0;
 }
-
-// ---------------------------------------------------------------------------- batch normalization
-
-// x (N, C) -> mean and biased variance (C,)
-OPERATOR(moments, "fff") {
-  const float* x = INPUT(0);
-  float *mean = OUTPUT(1), *variance = OUTPUT(2);
-  const int64_t rows = shapes[0][0], channels = shapes[0][1];
-  const auto divide = [&](float* sums) {
-    for (int64_t c = 0; c < channels; c++) sums[c] /= rows;
-  };
-  sum_rows<1>(rows, channels, [&](int64_t row, int64_t c, Vec* terms) {
-    terms[0] = load(x + row * channels + c, channels - c);
-  }, {mean});
-  divide(mean);
-  sum_rows<1>(rows, channels, [&](int64_t row, int64_t c, Vec* terms) {
-    const int64_t n = channels - c;
-    const Vec centered = load(x + row * channels + c, n) - load(mean + c, n);
-    terms[0] = centered * centered;
-  }, {variance});
-  divide(variance);
-  return 0;
-}
-
-// dmean, dvariance, x, mean -> dx
-OPERATOR(moments_gradient, "fffff") {
-  const float *dmean = INPUT(0), *dvariance = INPUT(1), *x = INPUT(2), *mean = INPUT(3);
-  float* dx = OUTPUT(4);
-  const int64_t rows = shapes[2][0], channels = shapes[2][1];
-  const float share = 1.f / rows;
-  parallel(rows, ROWS, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++)
-      for (int64_t c = 0; c < channels; c += V) {
-        const int64_t n = channels - c, at = row * channels + c;
-        const Vec centered = load(x + at, n) - load(mean + c, n);
-        store(dx + at, (load(dmean + c, n) + centered * load(dvariance + c, n) * 2.f) * share, n);
-      }
-  });
-  return 0;
-}
-
-// x (N, C), mean, scale, shift (C,) -> (x - mean) * scale + shift
-OPERATOR(normalize, "fffff") {
-  const float *x = INPUT(0), *mean = INPUT(1), *scale = INPUT(2), *shift = INPUT(3);
-  float* y = OUTPUT(4);
-  const int64_t rows = shapes[0][0], channels = shapes[0][1];
-  parallel(rows, ROWS, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++)
-      for (int64_t c = 0; c < channels; c += V) {
-        const int64_t n = channels - c, at = row * channels + c;
-        const Vec centered = load(x + at, n) - load(mean + c, n);
-        store(y + at, centered * load(scale + c, n) + load(shift + c, n), n);
-      }
-  });
-  return 0;
-}
-
-// dy, x, mean, scale -> dx, dmean, dscale, dshift
-OPERATOR(normalize_gradient, "ffffffff") {
-  const float *dy = INPUT(0), *x = INPUT(1), *mean = INPUT(2), *scale = INPUT(3);
-  float *dx = OUTPUT(4), *dmean = OUTPUT(5), *dshift = OUTPUT(7);
-  const int64_t rows = shapes[1][0], channels = shapes[1][1];
-  sum_rows<2>(rows, channels, [&](int64_t row, int64_t c, Vec* terms) {
-    const int64_t n = channels - c, at = row * channels + c;
-    const Vec g = load(dy + at, n);
-    store(dx + at, g * load(scale + c, n), n);
-    terms[0] = g * (load(x + at, n) - load(mean + c, n));
-    terms[1] = g;
-  }, {OUTPUT(6), dshift});
-  for (int64_t c = 0; c < channels; c++) dmean[c] = -scale[c] * dshift[c];
-  return 0;
-}
-
-}  // extern "C"

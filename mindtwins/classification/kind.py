@@ -1,0 +1,61 @@
+"""What a conversion has to know of classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from mindspore import nn
+
+from mindtwins.checkpoint import Checkpoint
+from mindtwins.classification.layouts import LAYOUTS
+from mindtwins.classification.task import Classification
+from mindtwins.conversion.kinds import Shapes
+from mindtwins.conversion.recognize import Recognition, recognize
+from mindtwins.models.twins import ClassifierOutputs
+from mindtwins.models.variants import create_model, parameter_shapes, resolve_name
+from mindtwins.training.recorded import defaults
+
+
+class ClassifierKind:
+    """See `mindtwins.conversion.kinds.ModelKind`."""
+
+    layouts = LAYOUTS
+    head = ("head.weight", "head.bias")
+    stem = "patch_embeds.0.proj.weight"
+    architecture_keys = ("num_classes", "in_channels")
+    default_classes = 1000
+    fewest_classes = 0
+    verified_size = (224, 224)
+    keeps_dialect = False
+
+    def owns(self, names: Collection[str]) -> bool:
+        return self.stem in names
+
+    def recognize(self, seen: Shapes) -> Recognition:
+        return recognize(seen)
+
+    def resolve(self, name: str) -> str:
+        return resolve_name(name)
+
+    def shapes(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> Shapes:
+        return parameter_shapes(name, num_classes, in_channels)
+
+    def architecture(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> dict:
+        return {"num_classes": num_classes, "in_channels": in_channels}
+
+    def use(self, architecture: Mapping) -> dict:
+        preprocessing = defaults(Classification.preprocessing_options)
+        return {
+            "classes": None,
+            "preprocessing": {"interpolation": "bicubic", **preprocessing},
+            "data": defaults(Classification.data_options),
+        }
+
+    def create(self, checkpoint: Checkpoint) -> nn.Cell:
+        stated = checkpoint.metadata
+        architecture = {key: stated[key] for key in self.architecture_keys}
+        return create_model(stated["variant"], ckpt_path=checkpoint, **architecture)
+
+    def outputs(self, name: str, ckpt_path: Path, architecture: Mapping) -> nn.Cell:
+        return ClassifierOutputs(create_model(name, ckpt_path=ckpt_path, **architecture))

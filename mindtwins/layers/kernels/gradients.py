@@ -1,0 +1,76 @@
+"""How MindSpore differentiates the kernels: for each operator the `bprop` of its primitive.
+
+Called with the inputs, the output and the gradient by the output, it returns a gradient for each
+input; zeros stand for what is not differentiated. MindSpore compiles the source of these
+functions, so they are plain ones of a file, and it counts their parameters, so all are named.
+"""
+
+from __future__ import annotations
+
+from mindspore import ops
+
+# This package is not complete yet when it imports this module; it is when a gradient is compiled.
+from mindtwins.layers import kernels
+
+
+def add_bias(x, bias, out, dout):
+    return dout, kernels.add_bias_gradient(dout, bias)
+
+
+def bias_gelu(x, bias, out, dout):
+    return kernels.bias_gelu_gradient(dout, x, bias)
+
+
+def scale(x, factors, out, dout):
+    return kernels.scale(dout, factors), ops.zeros_like(factors)
+
+
+def layer_norm(x, gamma, beta, epsilon, out, dout):
+    grad_x, grad_gamma, grad_beta = kernels.layer_norm_gradient(dout, x, gamma, epsilon)
+    return grad_x, grad_gamma, grad_beta, ops.zeros_like(epsilon)
+
+
+def moments(x, out, dout):
+    mean, _ = out
+    grad_mean, grad_variance = dout
+    return (kernels.moments_gradient(grad_mean, grad_variance, x, mean),)
+
+
+def normalize(x, mean, scale, shift, out, dout):
+    return kernels.normalize_gradient(dout, x, mean, scale)
+
+
+def window_attention(qkv, mask, sizes, out, dout):
+    grad_qkv = kernels.window_attention_gradient(dout, qkv, mask, sizes)
+    return grad_qkv, ops.zeros_like(mask), ops.zeros_like(sizes)
+
+
+def global_attention(q, kv, heads, out, dout):
+    grad_q, grad_kv = kernels.global_attention_gradient(dout, q, kv, heads)
+    return grad_q, grad_kv, ops.zeros_like(heads)
+
+
+def depthwise(x, weight, bias, out, dout):
+    return kernels.depthwise_gradient(dout, x, weight)
+
+
+def conv3x3(x, weight, out, dout):
+    return kernels.conv3x3_gradient(dout, x, weight)
+
+
+def swap_axes(x, out, dout):
+    return (kernels.swap_axes(dout),)
+
+
+def gather_patches(x, matrix, out, dout):
+    return kernels.gather_patches_gradient(dout, matrix), ops.zeros_like(matrix)
+
+
+def resize_bilinear(x, rows, columns, out, dout):
+    grad_x = kernels.resize_bilinear_gradient(dout, x, rows, columns)
+    return grad_x, ops.zeros_like(rows), ops.zeros_like(columns)
+
+
+def cross_entropy(logits, labels, rows, columns, out, dout):
+    grad_logits = kernels.cross_entropy_gradient(dout, logits, labels, rows, columns)
+    return grad_logits, ops.zeros_like(labels), ops.zeros_like(rows), ops.zeros_like(columns)
