@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 
 from mindtwins.cli import Parser
 
@@ -45,9 +44,3 @@ class Table:
         first, *others = zip(cells, self._widths, strict=True)
         aligned = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
         print(f"| {' | '.join(aligned)} |", flush=True)
-
-
-def print_problems(problems: Mapping[str, object]) -> None:
-    """A line for each that has one, below the row that lacks its number."""
-    for name, problem in problems.items():
-        print(f"({name}: {problem})", flush=True)

@@ -34,6 +34,7 @@ from mindtwins.execution import set_precision, use_device
 from mindtwins.models.twins import ClassifierOutputs
 from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.segmentation.segmentor import SegmentorOutputs
+from mindtwins.tasks import KINDS, load_model
 from mindtwins.training.loss_scale import LossScale
 from mindtwins.training.step import MicroBatch, TrainStep, build_train_step
 
@@ -44,9 +45,9 @@ LEVELS = {"inference": "O3", "features": "O3", "training": "O2"}
 timed = Timed()
 
 
-def build(contestant: str, work: list) -> dict:
+def build(contestant: str, fields: list) -> dict:
     """Get ready for a `Work` and do it once: what that takes, and the floor of the data sheet."""
-    work = Work(*work)
+    work = Work(*fields)
     use_device(work.device, allow_tf32=work.precision == "tf32")
     arrays = batch_of(work)
     cost = timed.start(lambda: MAKERS[work.what](work, *arrays), wait)
@@ -133,17 +134,15 @@ MAKERS = {
 
 def convert(model: str, folder: str) -> None:
     """The way of a user's file: read, convert, write."""
-    conversion = from_torch(read_source(Path(folder, f"{model}.pth")))
+    conversion = from_torch(read_source(Path(folder, f"{model}.pth")), KINDS)
     save_checkpoint(Path(folder, f"{model}.ckpt"), conversion.tensors, conversion.metadata)
 
 
 def outputs(device: str, model: str, level: str, folder: str, weights: list[str]) -> None:
     """Write all outputs of a converted model on the images in the folder, for each of `weights`."""
     use_device(device, allow_tf32=level == "TF32")
-    make, show = mindtwins.create_model, ClassifierOutputs
-    if is_segmentor(model):
-        make, show = mindtwins.create_segmentor, SegmentorOutputs
-    cell = make(model, ckpt_path=Path(folder, f"{model}.ckpt"))
+    cell = load_model(Path(folder, f"{model}.ckpt"))
+    show = SegmentorOutputs if is_segmentor(model) else ClassifierOutputs
     run = show(set_precision(cell, "O0" if level == "TF32" else level))
     images = Tensor(np.load(Path(folder, f"{model}.npy")))
     for name in weights:

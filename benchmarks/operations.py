@@ -18,7 +18,7 @@ from typing import NamedTuple
 import mindspore as ms
 from mindspore import ParameterTuple, Tensor, nn, ops
 
-from benchmarks.command import Table, parser, print_problems
+from benchmarks.command import Table, parser
 from benchmarks.inputs import labels_of, normal
 from benchmarks.mindspore_side import on_device, wait
 from benchmarks.timing import turn
@@ -170,16 +170,15 @@ def main(argv: list[str]) -> None:
     table = Table("forward / with backward, ms", "operation of", *columns, "best", width=17)
     for precision, dtype in ((name, TYPES[name]) for name in options.precisions):
         for operation in operations(1 if options.quick else options.batch):
-            found, problems = {}, {}
+            found = {}
             for name in columns:
                 try:
                     calls = theirs(operation) if name == "torch" else ours(operation, dtype, name)
                     found[name] = milliseconds(calls, device, 0 if options.quick else SECONDS)
                 except Exception as error:  # whatever a device makes of an operator
-                    problems[name] = reason(error)
+                    print(f"({name}: {reason(error)})")
             cells = [cell(found.get(name)) for name in columns]
             table.row(f"{label(operation)}, {precision}", *cells, best(found))
-            print_problems(problems)
 
 
 if __name__ == "__main__":

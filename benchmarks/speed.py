@@ -61,16 +61,20 @@ def compare(
             names = (MINDTWINS, *others)
             workers = {n: stack.enter_context(start(n, options.torch_python)) for n in names}
             for work in same:
-                turns, floor = {}, None
+                turns, costs, floor = {}, {}, None
                 for name, worker in workers.items():
-                    worker.send("build", contestant=name, work=work)
+                    worker.send("build", contestant=name, fields=work)
                 for name, worker in workers.items():
                     try:
                         floor = worker.receive().get("floor") or floor
                         turns[name] = partial(one_turn, worker, seconds)
                     except Failed as problem:
                         print(f"({name}: {problem})")
-                yield work, take_turns(turns, options.rounds), floor
+                try:
+                    costs = take_turns(turns, options.rounds)
+                except Failed as problem:
+                    print(f"({problem})")
+                yield work, costs, floor
 
 
 def one_turn(worker: Worker, seconds: float) -> list[Cost]:
@@ -102,7 +106,7 @@ def alone(name: str, work: Work, torch_python: str) -> dict[str, float]:
     """Seconds of the first of three calls, and the peak of memory in bytes; {} if it fails."""
     with start(name, torch_python) as worker:
         try:
-            first = worker.ask("build", contestant=name, work=work)
+            first = worker.ask("build", contestant=name, fields=work)
             for _ in range(2):
                 worker.ask("turn", seconds=0)
             return first | worker.ask("peak")
@@ -129,7 +133,7 @@ def memory(title: str, works: list[Work], others: tuple[str, ...], options: Name
         table.row(label(work), *memory_cells(*peaks))
 
 
-def memory_cells(ours: float | None, theirs: float | None) -> tuple[str, str, str]:
+def memory_cells(ours: float | None, theirs: float | None) -> tuple[str, ...]:
     """Megabytes of both and their ratio, from bytes; "-" for none."""
     cells = ["-" if peak is None else f"{peak / 1e6:.0f}" for peak in (ours, theirs)]
     return *cells, f"{ours / theirs:.2f}" if ours and theirs else "-"
@@ -142,6 +146,8 @@ def scaling(title: str, works: list[Work], others: tuple[str, ...], options: Nam
     measured = [(work, costs) for work, costs, _ in compare(works, others, options)]
     for _, group in groupby(measured, key=lambda pair: (pair[0].precision, pair[0].model)):
         found = [(work, costs) for work, costs in group if len(costs) == 2]
+        if not found:
+            continue
         least = found[0][0]
         for axis, constant in (("pixels", "batch"), ("batch", "size")):
             line = [f for f in found if getattr(f[0], constant) == getattr(least, constant)]

@@ -68,8 +68,9 @@ def take_turns(
 ) -> dict[str, Cost]:
     """Medians over the calls of each contestant, which take turns: A B, B A, A B, ..."""
     costs: dict[str, list[Cost]] = {name: [] for name in contestants}
+    names = list(contestants)
     for number in range(rounds):
-        for name in contestants if number % 2 == 0 else reversed(contestants):
+        for name in names if number % 2 == 0 else reversed(names):
             costs[name] += contestants[name]()
     return {
         name: Cost(*(statistics.median(values) for values in zip(*measured, strict=True)))
@@ -84,7 +85,7 @@ class Timed:
         self, make: Callable[[], Callable[[], object]], wait: Callable[[object], object]
     ) -> Cost:
         """Build the work and do it once; what the first call takes."""
-        self._call = None
+        self._call: Callable[[], object] = int
         gc.collect()
         self._before = _resident()
         self._call, self._wait = make(), wait

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +38,9 @@ Call = Callable[[], object]
 timed = Timed()
 
 
-def build(contestant: str, work: list) -> dict:
+def build(contestant: str, fields: list) -> dict:
     """Get ready for a `Work` and do it once: what that takes."""
-    work = Work(*work)
+    work = Work(*fields)
     torch.backends.cuda.matmul.allow_tf32 = work.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = work.precision == "tf32"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -87,7 +88,7 @@ def _inference(
     return torch.inference_mode()(lambda: run(inputs))
 
 
-def _training(*arguments: object) -> Call:
+def _training(*arguments: Any) -> Call:
     return partial(_step(*arguments), RATE)
 
 
@@ -129,7 +130,7 @@ def _step(
 
 def _pixel_cross_entropy(outputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
     """The loss of a segmentor, whose outputs are its logits and perhaps its auxiliary head's."""
-    total = 0.0
+    total = torch.zeros(())
     for logits, weight in zip(outputs, (1.0, AUXILIARY_WEIGHT), strict=False):
         resized = F.interpolate(logits, labels.shape[-2:], mode="bilinear")
         total = total + weight * F.cross_entropy(resized, labels.long(), ignore_index=255)
@@ -184,7 +185,8 @@ def train(model: str, folder: str, rates: list[float], dtype: str) -> dict[str, 
     with np.load(Path(folder, "batch.npz")) as batch:
         arrays = [torch.from_numpy(batch[name]) for name in ("images", "targets")]
     network.to(getattr(torch, dtype))
-    step = _step(network, network, *(array.to(getattr(torch, dtype)) for array in arrays))
+    images, targets = (array.to(getattr(torch, dtype)) for array in arrays)
+    step = _step(network, network, images, targets)
     losses = [step(rate) for rate in rates]
     _save(network, Path(folder, f"{dtype}.npz"))
     return {"losses": losses}

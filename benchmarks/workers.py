@@ -82,11 +82,12 @@ class Worker:
             print(json.dumps([task, arguments]), file=self._process.stdin, flush=True)
 
     def receive(self) -> dict:
-        """Wait for the answer to the earliest task that has none yet.
+        """Wait for the answer to the earliest task that was sent and has none yet.
 
         Raises:
             Failed: the task could not be done, or the process has ended.
         """
+        assert self._process is not None and self._process.stdout is not None
         for line in self._process.stdout:
             before, mark, answer = line.partition(MARK)
             if before.strip():

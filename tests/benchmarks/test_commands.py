@@ -56,7 +56,7 @@ def test_command(command: str, rows: list[str]):
 def test_all_of_it_on_a_cpu():
     printed = run("gpu --device_target CPU --parts environment parity --minutes 9")
     environment, parity = printed.split("\n## ")[1:]
-    assert "2." in environment and "on CPU" in environment
+    assert "2." in environment and "on CPU" in environment and "successfully" in environment
     assert parity.count("as tested") + parity.count("| rounding") == 4
 
 
