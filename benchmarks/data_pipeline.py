@@ -1,6 +1,6 @@
 """Images per second of the loaders, beside a torch DataLoader that does the same PIL work.
 
-    python benchmarks/data_pipeline.py [--data_dir FOLDER] [--workers 2] [--batch_size 32]
+    python -m benchmarks.data_pipeline [--data_dir FOLDER] [--workers 2] [--batch_size 32]
 
 Both sides decode, transform and stack the same files with the same callables and workers, without
 mixing, but torch's workers leave all resizing to Pillow. They take turns, and the table shows each
@@ -12,21 +12,19 @@ ImageNet's mean size.
 
 from __future__ import annotations
 
-import argparse
-import resource
-import statistics
-import sys
 import tempfile
-import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
+from benchmarks.command import Table, parser
+from benchmarks.inputs import MEAN, STD, write_images
+from benchmarks.timing import Cost, cost_of, take_turns
 from mindtwins.classification.loader import build_evaluation_loader, build_training_loader
 from mindtwins.classification.mixing import Mixing
 from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
@@ -35,14 +33,11 @@ from mindtwins.data.decode import read_rgb
 from mindtwins.data.image_folder import ImageFolder
 from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.data.randomness import sample_generator
+from mindtwins.errors import run_cli
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEED = 0
-
-
-def resize_with_pillow(worker: int) -> None:
-    """Make a worker process of torch's do without MindTwins' C++ code."""
-    resample._pass_order = lambda: None
+EVALUATION = EvaluationTransform(224, 0.875, MEAN, STD)
+TRAINING = TrainingTransform(224, MEAN, STD, erasing=RandomErasing())
 
 
 class TorchDataset(torch.utils.data.Dataset):
@@ -60,128 +55,98 @@ class TorchDataset(torch.utils.data.Dataset):
         return torch.from_numpy(picture), int(self.folder.labels[index])
 
 
-def write_images(folder: Path, count: int) -> None:
-    """Write `count` JPEGs of about 500 x 375 pixels in ten class folders."""
-    photographs = [Image.fromarray(array) for array in load_sample_images().images]
-    rng = np.random.default_rng(SEED)
-    for number in range(count):
-        photograph = photographs[number % len(photographs)]
-        width, height = int(500 * rng.uniform(0.8, 1.2)), int(375 * rng.uniform(0.8, 1.1))
-        left = rng.integers(0, photograph.width - width)
-        top = rng.integers(0, photograph.height - height)
-        target = folder / f"class{number % 10}"
-        target.mkdir(parents=True, exist_ok=True)
-        crop = photograph.crop((left, top, left + width, top + height))
-        crop.save(target / f"{number}.jpg", quality=90)
+def resize_with_pillow(worker: int) -> None:
+    """Make a worker process of torch's do without MindTwins' C++ code."""
+    resample._pass_order = lambda: None
 
 
-class Rate(NamedTuple):
-    """What one pass over the images took."""
-
-    images_per_second: float
-    cpu_milliseconds: float  # per image
-
-
-def processor_seconds() -> float:
-    """Return the processor time of this process and its finished children so far."""
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def consume(batches: Iterator[int]) -> Rate:
-    """Measure a pass, given as an iterator over the sizes of its batches."""
-    cpu_start, start = processor_seconds(), time.perf_counter()
-    images = sum(batches)
-    wall = time.perf_counter() - start
-    return Rate(images / wall, (processor_seconds() - cpu_start) / images * 1e3)
+def theirs(
+    folder: ImageFolder, options: Namespace, work: Callable[[Image.Image, int], np.ndarray]
+) -> Iterator[int]:
+    """A pass of a torch DataLoader, as the sizes of its batches."""
+    loader = torch.utils.data.DataLoader(
+        TorchDataset(folder, work),
+        options.batch_size,
+        num_workers=options.workers,
+        drop_last=True,
+        worker_init_fn=resize_with_pillow,
+    )
+    return (len(labels) for _, labels in loader)
 
 
-def measure(
-    folder: ImageFolder, batch_size: int, workers: int, rounds: int
-) -> dict[tuple[str, str], Rate]:
-    """Return the medians over passes through the folder, by (transform, loader)."""
-    evaluation = EvaluationTransform(224, 0.875, MEAN, STD)
-    training = TrainingTransform(224, MEAN, STD, erasing=RandomErasing())
+def evaluation(folder: ImageFolder, options: Namespace, processes: bool) -> Iterator[int]:
+    """A pass for evaluation."""
+    loader = build_evaluation_loader(
+        folder,
+        EVALUATION,
+        batch_size=options.batch_size,
+        num_parallel_workers=options.workers,
+        python_multiprocessing=processes,
+    )
+    return (int(batch.valid.sum()) for batch in loader)
 
-    def torch_batches(work: Callable[[Image.Image, int], np.ndarray]) -> Iterator[int]:
-        loader = torch.utils.data.DataLoader(
-            TorchDataset(folder, work),
-            batch_size,
-            num_workers=workers,
-            drop_last=True,
-            worker_init_fn=resize_with_pillow,
-        )
-        return (len(labels) for _, labels in loader)
 
-    def ours_evaluation(processes: bool) -> Iterator[int]:
-        loader = build_evaluation_loader(
-            folder,
-            evaluation,
-            batch_size=batch_size,
-            num_parallel_workers=workers,
-            python_multiprocessing=processes,
-        )
-        return (int(batch.valid.sum()) for batch in loader)
+def training(folder: ImageFolder, options: Namespace, processes: bool) -> Iterator[int]:
+    """A pass for training."""
+    loader = build_training_loader(
+        folder,
+        TRAINING,
+        Mixing(folder.num_classes, mixup_alpha=0.0, cutmix_alpha=0.0),
+        batch_size=options.batch_size,
+        seed=SEED,
+        num_parallel_workers=options.workers,
+        python_multiprocessing=processes,
+    )
+    return (len(batch.images) for batch in loader.batches(0, loader.steps_per_epoch))
 
-    def ours_training(processes: bool) -> Iterator[int]:
-        mixing = Mixing(folder.num_classes, mixup_alpha=0.0, cutmix_alpha=0.0)
-        loader = build_training_loader(
-            folder,
-            training,
-            mixing,
-            batch_size=batch_size,
-            seed=SEED,
-            num_parallel_workers=workers,
-            python_multiprocessing=processes,
-        )
-        return (len(batch.labels) for batch in loader.batches(0, loader.steps_per_epoch))
 
-    contestants: dict[tuple[str, str], Callable[[], Iterator[int]]] = {
-        ("evaluation", "mindtwins, threads"): lambda: ours_evaluation(False),
-        ("evaluation", "mindtwins, processes"): lambda: ours_evaluation(True),
-        ("evaluation", "torch DataLoader"): lambda: torch_batches(
-            lambda image, index: evaluation(image)
-        ),
-        ("training", "mindtwins, threads"): lambda: ours_training(False),
-        ("training", "mindtwins, processes"): lambda: ours_training(True),
-        ("training", "torch DataLoader"): lambda: torch_batches(
-            lambda image, index: training(image, sample_generator(SEED, 0, index))
-        ),
-    }
-    rates: dict[tuple[str, str], list[Rate]] = {name: [] for name in contestants}
-    for turn in range(rounds):
-        names = list(contestants)
-        for name in names if turn % 2 == 0 else reversed(names):
-            rates[name].append(consume(contestants[name]()))
-    return {
-        name: Rate(*(statistics.median(values) for values in zip(*measured, strict=True)))
-        for name, measured in rates.items()
-    }
+# Of each row: the loader, and what it is given beside the folder and the options.
+CONTESTANTS: dict[str, tuple[Callable[..., Iterator[int]], object]] = {
+    "evaluation, mindtwins, threads": (evaluation, False),
+    "evaluation, mindtwins, processes": (evaluation, True),
+    "evaluation, torch DataLoader": (theirs, lambda image, index: EVALUATION(image)),
+    "training, mindtwins, threads": (training, False),
+    "training, mindtwins, processes": (training, True),
+    "training, torch DataLoader": (
+        theirs,
+        lambda image, index: TRAINING(image, sample_generator(SEED, 0, index)),
+    ),
+}
+
+
+def cost_of_image(start: Callable[[], Iterator[int]]) -> list[Cost]:
+    """What an image costs in one pass."""
+    counts: list[int] = []
+    cost = cost_of(lambda: counts.extend(start()))
+    return [Cost(*(seconds / sum(counts) for seconds in cost))]
 
 
 def main(argv: list[str]) -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data_dir", help="an image folder; default: generated JPEGs")
-    parser.add_argument("--images", type=int, default=512, help="generated images")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as temporary:
+    command = parser(__doc__, devices=False)
+    command.add_argument("--data_dir", help="an image folder; default: generated JPEGs")
+    command.add_argument("--images", type=int, default=512, help="generated images")
+    command.add_argument("--batch_size", type=int, default=32)
+    command.add_argument("--workers", type=int, default=2)
+    command.add_argument("--rounds", type=int, default=5)
+    options = command.parse_args(argv)
+    if options.quick:
+        options.images, options.batch_size, options.rounds = 16, 4, 1
+    with tempfile.TemporaryDirectory() as generated:
         if options.data_dir is None:
-            write_images(Path(temporary), options.images)
-        folder = ImageFolder(options.data_dir or temporary)
-        medians = measure(folder, options.batch_size, options.workers, options.rounds)
+            write_images(Path(generated), options.images, classes=10)
+        folder = ImageFolder(options.data_dir or generated)
+        turns = {
+            name: partial(cost_of_image, partial(loader, folder, options, argument))
+            for name, (loader, argument) in CONTESTANTS.items()
+        }
+        costs = take_turns(turns, options.rounds)
     print(f"{len(folder)} images, {options.workers} workers, batch {options.batch_size}")
     print(f"resizing in C++: {'active' if resample.available() else 'not built'}")
-    print(f"{'transform':<12}{'loader':<24}{'images/s':>10}{'CPU ms/image':>14}")
-    for (transform, loader), rate in medians.items():
-        print(
-            f"{transform:<12}{loader:<24}{rate.images_per_second:>10.0f}"
-            f"{rate.cpu_milliseconds:>14.2f}"
-        )
+    table = Table("data pipeline", "transform, loader", "images/s", "cpu ms/image")
+    for name, cost in costs.items():
+        table.row(name, f"{1 / cost.wall:.0f}", f"{1e3 * cost.cpu:.2f}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_cli(main)

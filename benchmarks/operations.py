@@ -1,215 +1,185 @@
-"""Processor time of single operations in each formulation, beside torch's.
+"""Time of single operations in each formulation, on a CPU beside torch's.
 
-    taskset -c 0 env OMP_NUM_THREADS=1 python -m benchmarks.operations
+    OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.operations
+    python -m benchmarks.operations --device_target GPU --batch 64 --precisions fp32 fp16
 
-Shapes are those of the first stage of SVT-S at batch 4, then of segmentation heads. Milliseconds
-per call, forward alone and forward with backward; the least of several calls, since other programs
-can only add. MindTwins' figures contain copying the first output to the host, without which a call
-does not wait.
+Shapes are those of SVT-S at 224, and of segmentation heads at an eighth to a half of the sizes that
+they see at 512. Milliseconds per call, forward / forward and backward: on a CPU the least processor
+time of several calls, since other programs can only add; elsewhere the median time.
 """
 
 from __future__ import annotations
 
+import os
+import statistics
 from collections.abc import Callable
+from typing import NamedTuple
 
-import numpy as np
-import torch
+import mindspore as ms
 from mindspore import ParameterTuple, Tensor, nn, ops
 
-from benchmarks.contestants import prepare
-from benchmarks.side_by_side import cost_of
+from benchmarks.command import Table, parser
+from benchmarks.inputs import labels_of, normal
+from benchmarks.mindspore_side import on_device, wait
+from benchmarks.timing import turn
+from benchmarks.workers import reason
 from mindtwins import layers
+from mindtwins.errors import run_cli
+from mindtwins.execution import use_device
 from mindtwins.layers import kernels
 from mindtwins.layers.device import FORMULATIONS
 
-CALLS = 9
-HEADS, DEPTH = 2, 32
-C = HEADS * DEPTH
+SECONDS = 0.3
+STAGES, RATIOS = ((64, 56), (128, 28), (256, 14), (512, 7)), (8, 4, 2)
+Call = Callable[[], object]
+TYPES = {"fp32": ms.float32, "fp16": ms.float16}
 
 
-def random(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+class Operation(NamedTuple):
+    """An operation at a size.
+
+    Attributes:
+        name: a key of `torch_operations.FUNCTIONS`.
+        make, arguments: what builds the cell.
+        inputs: their shapes.
+    """
+
+    name: str
+    make: Callable[..., nn.Cell]
+    arguments: tuple
+    inputs: tuple[tuple[int, ...], ...]
 
 
-def torch_depthwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=C)
+class Function(nn.Cell):
+    """A function of the first argument as a cell."""
 
-
-def torch_windows(qkv: torch.Tensor) -> torch.Tensor:
-    x = qkv.reshape(4, 8, 7, 8, 7, 3, HEADS, DEPTH).permute(5, 0, 1, 3, 6, 2, 4, 7)
-    query, key, value = x.reshape(3, 4, 64, HEADS, 49, DEPTH).unbind(0)
-    weights = (query @ key.transpose(-2, -1) * DEPTH**-0.5).softmax(-1)
-    out = (weights @ value).reshape(4, 8, 8, HEADS, 7, 7, DEPTH)
-    return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(4, 56, 56, C)
-
-
-def torch_cross(query: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
-    query = query.reshape(4, -1, HEADS, DEPTH).transpose(1, 2)
-    key, value = pair.reshape(4, -1, 2, HEADS, DEPTH).permute(2, 0, 3, 1, 4).unbind(0)
-    weights = (query @ key.transpose(-2, -1) * DEPTH**-0.5).softmax(-1)
-    return (weights @ value).transpose(1, 2).reshape(4, 56, 56, C)
-
-
-F = torch.nn.functional
-# Name -> our cell, its inputs, the same in torch, and what further arguments torch needs.
-CASES: dict[str, tuple[Callable[[], nn.Cell], tuple, Callable, tuple]] = {
-    "Dense 64 -> 256 and GELU, 12544 rows": (
-        lambda: layers.DenseGELU(C, 4 * C),
-        (random(4, 56, 56, C),),
-        lambda x, weight, bias: F.gelu(F.linear(x, weight, bias)),
-        (random(4 * C, C), random(4 * C)),
-    ),
-    "LayerNorm (4, 56, 56, 64)": (
-        lambda: layers.LayerNorm(C, 1e-6),
-        (random(4, 56, 56, C),),
-        lambda x, g, b: F.layer_norm(x, (C,), g, b, 1e-6),
-        (random(C), random(C)),
-    ),
-    "Dense 64 -> 256, 12544 rows": (
-        lambda: layers.Dense(C, 4 * C),
-        (random(4, 56, 56, C),),
-        F.linear,
-        (random(4 * C, C), random(4 * C)),
-    ),
-    "Dense 512 -> 2048, 49 rows": (
-        lambda: layers.Dense(8 * C, 32 * C),
-        (random(1, 7, 7, 8 * C),),
-        F.linear,
-        (random(32 * C, 8 * C), random(32 * C)),
-    ),
-    "depthwise 3x3 (4, 56, 56, 64)": (
-        lambda: layers.DepthwiseConv3x3(C),
-        (random(4, 56, 56, C),),
-        torch_depthwise,
-        (random(C, 1, 3, 3), random(C)),
-    ),
-    "window attention, 2 heads": (
-        lambda: layers.WindowAttention(HEADS, 7),
-        (random(4, 56, 56, 3 * C),),
-        torch_windows,
-        (),
-    ),
-    "cross attention to 7 x 7, 2 heads": (
-        lambda: layers.CrossAttention(HEADS),
-        (random(4, 56, 56, C), random(4, 7, 7, 2 * C)),
-        torch_cross,
-        (),
-    ),
-    "patch convolution 8x8 (4, 56, 56, 64)": (
-        lambda: layers.PatchConv(C, C, 8),
-        (random(4, 56, 56, C),),
-        lambda x, w, b: F.conv2d(x.permute(0, 3, 1, 2), w, b, stride=8),
-        (random(C, C, 8, 8), random(C)),
-    ),
-}
-
-LABELS = np.random.default_rng(1).integers(0, 150, (1, 256, 256), np.int32)
-
-
-class Resize(nn.Cell):
-    """Twice the size, bilinear."""
+    def __init__(self, function: Callable[..., Tensor], *arguments: object) -> None:
+        super().__init__()
+        self.function = function
+        self.arguments = arguments
 
     def construct(self, x: Tensor) -> Tensor:
-        return layers.resize_bilinear(x, 2 * x.shape[1], 2 * x.shape[2])
+        return self.function(x, *self.arguments)
 
 
-class CrossEntropy(nn.Cell):
-    """Cross entropy of logits resized to the labels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.labels = Tensor(LABELS)
-
-    def construct(self, logits: Tensor) -> Tensor:
-        return layers.resized_cross_entropy(logits, self.labels)
+def label(operation: Operation) -> str:
+    """Its name, its sizes and the shape of its first input."""
+    sizes = [str(size) for size in operation.arguments if type(size) is int]
+    return f"{operation.name} {' '.join(sizes)} of {operation.inputs[0]}"
 
 
-def torch_cross_entropy(logits: torch.Tensor) -> torch.Tensor:
-    resized = F.interpolate(logits.permute(0, 3, 1, 2), (256, 256), mode="bilinear")
-    return F.cross_entropy(resized, torch.from_numpy(LABELS).long(), reduction="sum")
+def operations(batch: int) -> list[Operation]:
+    """Of SVT-S, and of dense heads on one image in eight."""
+    stages = [(width, (batch, side, side, width)) for width, side in STAGES]
+    c, tokens = stages[0]
+    few = max(1, batch // 8)
+    maps, logits = (few, 64, 64, 128), (few, 64, 64, 150)
+    labels = Tensor(labels_of(few, 256))
+    return [
+        Operation("Dense and GELU", layers.DenseGELU, (c, 4 * c), (tokens,)),
+        Operation("LayerNorm", layers.LayerNorm, (c, 1e-6), (tokens,)),
+        Operation("Dense", layers.Dense, (c, 4 * c), (tokens,)),
+        Operation("Dense", layers.Dense, (512, 2048), ((few, 7, 7, 512),)),
+        Operation("window attention", layers.WindowAttention, (2, 7), ((*tokens[:3], 3 * c),)),
+        Operation("cross attention", layers.CrossAttention, (2,), (tokens, (batch, 7, 7, 2 * c))),
+        *(
+            Operation("depthwise 3x3", layers.DepthwiseConv3x3, (width,), (shape,))
+            for width, shape in stages
+        ),
+        Operation("patches", layers.PatchConv, (3, c, 4), ((batch, 224, 224, 3),)),
+        *(
+            Operation("patches", layers.PatchConv, (width, 2 * width, 2), (shape,))
+            for width, shape in stages[:3]
+        ),
+        *(
+            Operation("patches", layers.PatchConv, (width, width, ratio), (shape,))
+            for (width, shape), ratio in zip(stages, RATIOS, strict=False)
+        ),
+        Operation("3x3 convolution", layers.Conv3x3, (256, 128, False), ((few, 32, 32, 256),)),
+        Operation("batch norm", layers.BatchNorm, (128,), ((few, 128, 128, 128),)),
+        Operation("bilinear", Function, (layers.resize_bilinear, 128, 128), (maps,)),
+        Operation("nearest", Function, (layers.resize_nearest, 128, 128), (maps,)),
+        Operation("pool", Function, (layers.adaptive_average_pool, 6), (maps,)),
+        Operation("cross entropy", Function, (layers.resized_cross_entropy, labels), (logits,)),
+    ]
 
 
-# Of dense prediction, at an eighth to a half of the sizes that heads see at 512.
-CASES |= {
-    "3x3 convolution (1, 32, 32, 256 -> 128)": (
-        lambda: layers.Conv3x3(256, 128, has_bias=False),
-        (random(1, 32, 32, 256),),
-        lambda x, w: F.conv2d(x.permute(0, 3, 1, 2), w, padding=1),
-        (random(128, 256, 3, 3),),
-    ),
-    "batch norm, training (1, 128, 128, 128)": (
-        lambda: layers.BatchNorm(128).set_train(),
-        (random(1, 128, 128, 128),),
-        lambda x, g, b: F.batch_norm(x.permute(0, 3, 1, 2), None, None, g, b, training=True),
-        (random(128), random(128)),
-    ),
-    "bilinear (1, 64, 64, 128) -> 128": (
-        Resize,
-        (random(1, 64, 64, 128),),
-        lambda x: F.interpolate(x.permute(0, 3, 1, 2), (128, 128), mode="bilinear"),
-        (),
-    ),
-    "cross entropy (1, 64, 64, 150) at 256": (
-        CrossEntropy,
-        (random(1, 64, 64, 150),),
-        torch_cross_entropy,
-        (),
-    ),
-}
+def ours(operation: Operation, dtype: ms.Type, formulation: str) -> list[Call]:
+    """Calls of it and of its gradients, compiled in a formulation."""
+    inputs = [on_device(normal(*shape), dtype) for shape in operation.inputs]
+    with layers.use_formulation(formulation):
+        cell = operation.make(*operation.arguments).set_train()
+        if dtype == ms.float16:
+            cell.to_float(dtype)
+        parameters = ParameterTuple(cell.trainable_params())
+        gradient = ops.GradOperation(get_all=True, get_by_list=bool(parameters), sens_param=True)
+        both = gradient(cell, *[parameters] if parameters else [])
+        result = cell(*inputs)
+        both(*inputs, result)
+    return [lambda: cell(*inputs), lambda: both(*inputs, result)]
 
 
-def least(work: Callable[[], object]) -> float:
-    """Milliseconds of processor time."""
-    work()
-    return min(cost_of(work).cpu for _ in range(CALLS)) * 1e3
+def theirs(operation: Operation) -> list[Call]:
+    """The same in PyTorch."""
+    import torch
+
+    from benchmarks.torch_operations import FUNCTIONS
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    function = FUNCTIONS[operation.name]
+    parameters = operation.make(*operation.arguments).trainable_params()
+    arrays = [normal(*shape) for shape in (*operation.inputs, *(p.shape for p in parameters))]
+    tensors = [torch.from_numpy(array).requires_grad_() for array in arrays]
+    result = function(*tensors).detach()
+    return [
+        torch.inference_mode()(lambda: function(*tensors)),
+        lambda: torch.autograd.grad(function(*tensors), tensors, result),
+    ]
 
 
-def first(nested: object) -> Tensor:
-    """The first tensor of nested tuples."""
-    return first(nested[0]) if isinstance(nested, tuple | list) else nested
+def milliseconds(calls: list[Call], device: str, seconds: float) -> list[float]:
+    """Of each call."""
+    costs = [turn(call, wait, seconds) for call in calls]
+    if device == "CPU":
+        return [1e3 * min(cost.cpu for cost in found) for found in costs]
+    return [1e3 * statistics.median(cost.wall for cost in found) for found in costs]
 
 
-def ours(make: Callable[[], nn.Cell], arrays: tuple) -> tuple[float, float]:
-    """Forward, and forward with backward of the inputs and parameters."""
-    cell, inputs = make(), [Tensor(array) for array in arrays]
-    parameters = ParameterTuple(cell.trainable_params())
-    sensitivity = cell(*inputs)
-    gradient = ops.GradOperation(get_all=True, get_by_list=bool(parameters), sens_param=True)
-    gradient = gradient(cell, parameters) if parameters else gradient(cell)
-    return (
-        least(lambda: cell(*inputs).asnumpy()),
-        least(lambda: first(gradient(*inputs, sensitivity)).asnumpy()),
-    )
+def cell(times: list[float] | None) -> str:
+    """Forward / with backward."""
+    return "failed" if times is None else " / ".join(f"{time:.3f}" for time in times)
 
 
-def theirs(function: Callable, arrays: tuple) -> tuple[float, float]:
-    """The same in torch."""
-    inputs = [torch.from_numpy(array).requires_grad_() for array in arrays]
-    sensitivity = function(*inputs).detach()
-
-    def forward() -> None:
-        with torch.inference_mode():
-            function(*inputs)
-
-    return least(forward), least(
-        lambda: torch.autograd.grad(function(*inputs), inputs, sensitivity)
-    )
+def best(found: dict[str, list[float]]) -> str:
+    """The formulation with the fastest forward and backward, and its factor to the slowest."""
+    both = {name: times[1] for name, times in found.items() if name in FORMULATIONS}
+    fastest = min(both, key=both.__getitem__, default="-")
+    return f"{fastest}, {max(both.values()) / both[fastest]:.1f} x" if len(both) > 1 else fastest
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """Measure and print: a row per operation, formulations and torch side by side."""
-    prepare(threads=1)
-    formulations = [f for f in FORMULATIONS if f != "kernel" or kernels.available()]
-    columns = [*formulations, "torch"]
-    print(f"{'forward / with backward, ms':<42}" + "".join(f"{name:>18}" for name in columns))
-    for label, (make, arrays, function, further) in CASES.items():
-        row = []
-        for formulation in formulations:
-            with layers.use_formulation(formulation):
-                row.append(ours(make, arrays))
-        row.append(theirs(function, (*arrays, *further)))
-        print(f"{label:<42}" + "".join(f"{f'{a:.2f} / {b:.2f}':>18}" for a, b in row), flush=True)
+    command = parser(__doc__)
+    command.add_argument("--batch", type=int, default=4)
+    command.add_argument("--precisions", nargs="+", choices=TYPES, default=["fp32"])
+    options = command.parse_args(argv)
+    device, on_cpu = options.device_target, options.device_target == "CPU"
+    use_device(device)
+    names = [name for name in FORMULATIONS if name != "kernel" or (on_cpu and kernels.available())]
+    columns = [*names, "torch"] if on_cpu else names
+    table = Table("forward / with backward, ms", "operation of", *columns, "best", width=17)
+    for precision, dtype in ((name, TYPES[name]) for name in options.precisions):
+        for operation in operations(1 if options.quick else options.batch):
+            found = {}
+            for name in columns:
+                try:
+                    calls = theirs(operation) if name == "torch" else ours(operation, dtype, name)
+                    found[name] = milliseconds(calls, device, 0 if options.quick else SECONDS)
+                except Exception as error:  # whatever a device makes of an operator
+                    print(f"({name}: {reason(error)})")
+            cells = [cell(found.get(name)) for name in columns]
+            table.row(f"{label(operation)}, {precision}", *cells, best(found))
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

@@ -1,11 +1,12 @@
-"""MindTwins beside PyTorch on this machine: the table of the README.
+"""MindTwins beside PyTorch on this machine: the tables of the README.
 
     python -m benchmarks.speed [--parts inference training ...] [--models svt_small ...]
                               [--rounds 3] [--threads 2]
+    python -m benchmarks.speed --parts memory --models svt_base --cases training,224,1
 
-Contestants take turns within one process, with the same inputs, weights and threads; a row shows
-medians and how many times faster MindTwins is (above 1) by the clock and by processor time. First
-calls and memory are measured in processes of their own.
+Contestants take turns, each in a process of its own, with the same inputs, kind of weights and
+threads; a row shows medians and how many times faster MindTwins is (above 1) by the clock and, on
+a CPU, by processor time. First calls and memory are measured with nothing beside them.
 
 Where other programs run, several threads compare badly: those of torch's OpenMP spin while they
 wait for one that has no core, which made torch up to eight times slower than it is. Processor time
@@ -14,205 +15,239 @@ with `--threads 1` is reliable then.
 
 from __future__ import annotations
 
-import argparse
-import gc
 import math
 import os
-import sys
-from collections.abc import Callable, Mapping
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import groupby, product
+from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.alone import measure
-from benchmarks.contestants import (
-    MINDTWINS,
-    TORCH,
-    Models,
-    Work,
-    images,
-    prepare,
-    segmentation,
-    training,
-)
-from benchmarks.conversion import CONVERT, COPY, conversion
+from benchmarks.command import Table, parser
+from benchmarks.inputs import COMPILED, EAGER, MINDTWINS, PRECISIONS, TIMM, Work
 from benchmarks.machine import describe
-from benchmarks.side_by_side import take_turns
-from mindtwins import list_models
+from benchmarks.timing import Cost, take_turns
+from benchmarks.workers import Failed, Worker, start
+from mindtwins import list_models, list_segmentors
+from mindtwins.errors import run_cli
 
-SIDES = ("mindtwins", "torch")
-SMALL = ("svt_small", "pcpvt_small")
-BATCHES = (1, 4, 16)
-SIZES_OF_SCALING = (224, 448, 672, 896)
-BATCHES_OF_SCALING = (1, 2, 4, 8, 16, 32)
-
-
-def show(
-    what: str,
-    contestants: Mapping[str, Work],
-    rounds: int,
-    ours: str = MINDTWINS,
-    others: tuple[str, ...] | None = None,
-) -> None:
-    """Measure and print one line for each opponent of `ours`."""
-    costs = take_turns(contestants, rounds)
-    for other in others or [name for name in contestants if name != ours]:
-        wall, cpu = (b / a for a, b in zip(costs[ours], costs[other], strict=True))
-        print(
-            f"{what:<44}{other:<32}{costs[ours].wall * 1e3:>9.0f}{costs[other].wall * 1e3:>9.0f}"
-            f"{wall:>8.2f}{cpu:>8.2f}",
-            flush=True,
-        )
-    gc.collect()
+SMALL = ["svt_small", "pcpvt_small"]
+COPY = "torch.load, write, fsync"  # what no conversion can avoid
+SECONDS = 0.5  # of a turn
 
 
-def heading(title: str) -> None:
-    print(f"\n{title:<76}{'ours/ms':>9}{'other/ms':>9}{'wall x':>8}{'cpu x':>8}", flush=True)
+def ratios(title: str, works: list[Work], others: tuple[str, ...], options: Namespace) -> None:
+    """How many times faster MindTwins is than each of the others."""
+    last = "cpu x" if options.device_target == "CPU" else "roofline"
+    table = Table(title, "what", "beside", "ours/ms", "other/ms", "wall x", last)
+    for work, costs, floor in compare(works, others, options):
+        for other in others:
+            table.row(label(work), other, *row_cells(work, costs, other, floor))
 
 
-def inference(models: list[str], rounds: int) -> None:
-    """Each model at batch 1, 4 and 16."""
-    heading("inference, 224 x 224")
-    for name in models:
-        pair = Models(name)
-        for batch in BATCHES:
-            show(f"{name}, batch {batch}", pair.work(batch), rounds)
+def compare(
+    works: list[Work], others: tuple[str, ...], options: Namespace
+) -> Iterator[tuple[Work, dict[str, Cost], float | None]]:
+    """Each work with the costs of those that can do it, and the roofline's floor.
+
+    A precision has processes of its own, since MindSpore is told it once.
+    """
+    seconds = 0 if options.quick else SECONDS
+    for _, same in groupby(works, key=lambda work: work.precision):
+        with ExitStack() as stack:
+            names = (MINDTWINS, *others)
+            workers = {n: stack.enter_context(start(n, options.torch_python)) for n in names}
+            for work in same:
+                turns, costs, floor = {}, {}, None
+                for name, worker in workers.items():
+                    worker.send("build", contestant=name, fields=work)
+                for name, worker in workers.items():
+                    try:
+                        floor = worker.receive().get("floor") or floor
+                        turns[name] = partial(one_turn, worker, seconds)
+                    except Failed as problem:
+                        print(f"({name}: {problem})")
+                try:
+                    costs = take_turns(turns, options.rounds)
+                except Failed as problem:
+                    print(f"({problem})")
+                yield work, costs, floor
 
 
-def other_pytorch(models: list[str], rounds: int) -> None:
-    """The small ones at batch 4, beside timm's model and torch.compile where they work."""
-    heading("inference, 224 x 224")
-    for name in small(models):
-        pair = Models(name)
+def one_turn(worker: Worker, seconds: float) -> list[Cost]:
+    """A worker's costs."""
+    return [Cost(*cost) for cost in worker.ask("turn", seconds=seconds)["costs"]]
+
+
+def row_cells(
+    work: Work, costs: Mapping[str, Cost], other: str, floor: float | None
+) -> tuple[str, ...]:
+    """Milliseconds of both, how many times faster, and the last column; "-" for none."""
+    pair = [costs.get(name) for name in (MINDTWINS, other)]
+    times = ["-" if cost is None else f"{cost.wall * 1e3:.1f}" for cost in pair]
+    wall = cpu = share = "-"
+    if all(pair):
+        wall, cpu = (f"{b / a:.2f}" for a, b in zip(*pair, strict=True))
+    if floor and pair[0]:
+        share = f"{floor / pair[0].wall:.0%}"
+    return *times, wall, cpu if work.device == "CPU" else share
+
+
+def label(work: Work) -> str:
+    """The first column."""
+    images = f", {work.size}, batch {work.batch}" if work.size else ""
+    return f"{work.model}, {work.what}{images}, {work.precision}"
+
+
+def alone(name: str, work: Work, torch_python: str) -> dict[str, float]:
+    """Seconds of the first of three calls, and the peak of memory in bytes; {} if it fails."""
+    with start(name, torch_python) as worker:
         try:
-            pair.add_timm()
-        except ImportError as error:
-            print(f"(without timm: {error})")
-        try:
-            pair.add_compiled(images(4, 224))
-        except Exception as error:  # the compiler behind it fails in many ways
-            print(f"(without torch.compile: {str(error).splitlines()[0]})")
-        contestants = pair.work(4)
-        others = tuple(other for other in contestants if other not in (MINDTWINS, TORCH))
-        if others:
-            show(f"{name}, batch 4", contestants, rounds, others=others)
+            first = worker.ask("build", contestant=name, fields=work)
+            for _ in range(2):
+                worker.ask("turn", seconds=0)
+            return first | worker.ask("peak")
+        except Failed as problem:
+            print(f"({name}: {problem})")
+            return {}
 
 
-def training_steps(models: list[str], rounds: int) -> None:
-    """A whole training step at batch 8."""
-    heading("training step, 224 x 224, batch 8")
-    for name in small(models):
-        show(name, training(name, 8), rounds)
-
-
-def features(models: list[str], rounds: int) -> None:
-    """Four feature maps of one large image."""
-    heading("features, 512 x 512, batch 1")
-    for name in small(models):
-        show(name, Models(name, features_only=True).work(1, 512), rounds)
-
-
-def segmentors(models: list[str], rounds: int) -> None:
-    """Both heads; a batch norm needs two images to train. Calls take seconds: fewer rounds."""
-    heading("segmentation, 512 x 512")
-    if "svt_small" in models:
-        for name in ("fpn_svt_small", "upernet_svt_small"):
-            for what, batch, train in (("inference", 1, False), ("training step", 2, True)):
-                contestants = segmentation(name, batch, train)
-                show(f"{name}, {what}, batch {batch}", contestants, 1 if train else min(rounds, 2))
-
-
-def converting(models: list[str], rounds: int) -> None:
-    """A 400 MB checkpoint."""
-    heading("conversion of SVT-L")
-    show("read, convert, write", conversion(), rounds, CONVERT, (COPY,))
-
-
-def first_calls(models: list[str], rounds: int) -> None:
+def first_calls(title: str, works: list[Work], others: tuple[str, ...], options: Namespace) -> None:
     """Seconds of the first call, which builds the graph."""
-    print(f"\n{'first call, batch 1':<50}{'wall/s':>10}{'cpu/s':>10}")
-    for name, what in (
-        ("svt_small", "inference"),
-        ("pcpvt_large", "inference"),
-        ("svt_small", "training"),
-    ):
-        seconds = measure("mindtwins", what, name, 1)
-        print(
-            f"{f'{name}, {what}':<50}{seconds['first']:>10.1f}{seconds['cpu']:>10.1f}", flush=True
-        )
+    table = Table(title, "what", "wall/s", "cpu/s")
+    for work in works:
+        if found := alone(MINDTWINS, work, options.torch_python):
+            table.row(label(work), f"{found['wall']:.1f}", f"{found['cpu']:.1f}")
 
 
-def memory(models: list[str], rounds: int) -> None:
-    """Peak memory beyond that of the imported frameworks."""
-    print(f"\n{'peak memory':<50}{'ours/MB':>10}{'torch/MB':>10}{'ratio':>8}")
-    for name in small(models):
-        for what, batch in (("inference", 16), ("training", 8)):
-            ours, theirs = (measure(side, what, name, batch)["peak"] for side in SIDES)
-            label = f"{name}, {what}, batch {batch}"
-            print(f"{label:<50}{ours:>10.0f}{theirs:>10.0f}{ours / theirs:>8.2f}", flush=True)
+def memory(title: str, works: list[Work], others: tuple[str, ...], options: Namespace) -> None:
+    """Peak memory: of the device, or beyond that of the imported frameworks."""
+    table = Table(title, "what", "ours/MB", "torch/MB", "ratio")
+    for work in works:
+        peaks = [
+            alone(name, work, options.torch_python).get("peak") for name in (MINDTWINS, *others)
+        ]
+        table.row(label(work), *memory_cells(*peaks))
 
 
-def scaling(models: list[str], rounds: int) -> None:
-    """How time grows: the exponent of time over the number of pixels and over the batch."""
-    print(f"\n{'growth of time (1 = linear)':<50}{'ours':>10}{'torch':>10}")
-    for name in small(models):
-        pair = Models(name)
-        for axis, cases in (
-            ("pixels", [(1, size, size * size) for size in SIZES_OF_SCALING]),
-            ("batch", [(batch, 224, batch) for batch in BATCHES_OF_SCALING]),
-        ):
-            costs = [take_turns(pair.work(batch, size), 1) for batch, size, _ in cases]
-            amounts = [amount for _, _, amount in cases]
-            ours, theirs = (
-                exponent(amounts, [cost[side].cpu for cost in costs]) for side in (MINDTWINS, TORCH)
-            )
-            label = f"{name}, {axis} {cases[0][2]} to {cases[-1][2]}, cpu"
-            print(f"{label:<50}{ours:>10.2f}{theirs:>10.2f}", flush=True)
+def memory_cells(ours: float | None, theirs: float | None) -> tuple[str, ...]:
+    """Megabytes of both and their ratio, from bytes; "-" for none."""
+    cells = ["-" if peak is None else f"{peak / 1e6:.0f}" for peak in (ours, theirs)]
+    return *cells, f"{ours / theirs:.2f}" if ours and theirs else "-"
 
 
-def exponent(amounts: list[int], seconds: list[float]) -> float:
+def scaling(title: str, works: list[Work], others: tuple[str, ...], options: Namespace) -> None:
+    """How time grows (1: linearly): its exponent over the number of pixels and over the batch."""
+    table = Table(title, "exponent of time", "ours", "torch")
+    clock = "cpu" if options.device_target == "CPU" else "wall"
+    measured = [(work, costs) for work, costs, _ in compare(works, others, options)]
+    for _, group in groupby(measured, key=lambda pair: (pair[0].precision, pair[0].model)):
+        found = [(work, costs) for work, costs in group if len(costs) == 2]
+        if not found:
+            continue
+        least = found[0][0]
+        for axis, constant in (("pixels", "batch"), ("batch", "size")):
+            line = [f for f in found if getattr(f[0], constant) == getattr(least, constant)]
+            pixels = [work.batch * work.size**2 for work, _ in line]
+            exponents = [
+                exponent(pixels, [getattr(costs[name], clock) for _, costs in line])
+                for name in (MINDTWINS, *others)
+            ]
+            title = f"{least.model}, {axis}, {clock}, {least.precision}"
+            table.row(title, *(f"{found:.2f}" for found in exponents))
+
+
+def exponent(amounts: Sequence[int], seconds: Sequence[float]) -> float:
     """Slope of log(seconds) over log(amounts): least squares."""
     return float(np.polyfit([math.log(a) for a in amounts], [math.log(s) for s in seconds], 1)[0])
 
 
-def small(models: list[str]) -> list[str]:
-    """Those that the dearer parts are limited to."""
-    return [name for name in SMALL if name in models]
+class Part(NamedTuple):
+    """A table.
+
+    Attributes:
+        measure: prints it.
+        models: what is measured unless --models says otherwise.
+        cases: (what, size, batch), unless --cases says otherwise.
+        others: whom MindTwins is compared with.
+        quick: the model for --quick.
+    """
+
+    measure: Callable[[str, list[Work], tuple[str, ...], Namespace], None]
+    models: Sequence[str]
+    cases: Sequence[tuple[str, int, int]]
+    others: tuple[str, ...] = (EAGER,)
+    quick: str = "svt_tiny"
+
+    def works(self, options: Namespace) -> list[Work]:
+        """What the options ask for."""
+        device, cases = options.device_target, options.cases or self.cases
+        models = options.models or self.models
+        if options.quick:
+            models = [self.quick]
+            cases = {(what, size // 7, min(batch, 2)): None for what, size, batch in cases}
+        everything = product(options.precisions, models, cases)
+        return [Work(device, precision, model, *case) for precision, model, case in everything]
 
 
-PARTS: dict[str, Callable[[list[str], int], None]] = {
-    "inference": inference,
-    "other_pytorch": other_pytorch,
-    "training": training_steps,
-    "features": features,
-    "segmentation": segmentors,
-    "conversion": converting,
-    "first_calls": first_calls,
-    "memory": memory,
-    "scaling": scaling,
+PARTS = {
+    "inference": Part(ratios, list_models(), [("inference", 224, batch) for batch in (1, 4, 16)]),
+    "other_pytorch": Part(
+        ratios, SMALL, [("inference", 224, 4)], others=(TIMM, COMPILED), quick="svt_small"
+    ),
+    "training": Part(ratios, SMALL, [("training", 224, 8)]),
+    "features": Part(ratios, SMALL, [("features", 512, 1)]),
+    "segmentation": Part(
+        ratios,
+        ["fpn_svt_small", "upernet_svt_small"],
+        # A batch norm needs two images to train.
+        [("inference", 512, 1), ("training", 512, 2)],
+        quick="upernet_svt_tiny",
+    ),
+    "conversion": Part(ratios, ["svt_large"], [("conversion", 0, 0)], others=(COPY,)),
+    "first_calls": Part(
+        first_calls, ["svt_small", "pcpvt_large"], [("inference", 224, 1), ("training", 224, 1)]
+    ),
+    "memory": Part(memory, SMALL, [("inference", 224, 16), ("training", 224, 8)]),
+    "scaling": Part(
+        scaling,
+        SMALL,
+        [("inference", size, 1) for size in (224, 448, 672, 896)]
+        + [("inference", 224, batch) for batch in (2, 4, 8, 16, 32)],
+    ),
 }
+
+
+def case(text: str) -> tuple[str, int, int]:
+    """`training,224,8` as what, size and batch."""
+    what, size, batch = text.split(",")
+    return what, int(size), int(batch)
 
 
 def main(argv: list[str]) -> None:
     """Measure and print the parts asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--models", nargs="+", choices=list_models(), default=list_models())
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    options = parser.parse_args(argv)
+    command, models = parser(__doc__), [*list_models(), *list_segmentors()]
     cores = sorted(os.sched_getaffinity(0))
-    if options.threads < len(cores):
-        # Both frameworks size their thread pools when they are imported: begin again with fewer.
-        os.sched_setaffinity(0, cores[: options.threads])
-        os.environ["OMP_NUM_THREADS"] = str(options.threads)
-        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.speed", *argv])
-    if os.getloadavg()[0] > 0.5:
+    command.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    command.add_argument("--models", nargs="+", choices=models, metavar="MODEL")
+    command.add_argument("--cases", nargs="+", type=case, metavar="WHAT,SIZE,BATCH")
+    command.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"])
+    command.add_argument("--rounds", type=int, default=3)
+    command.add_argument("--threads", type=int, default=len(cores))
+    options = command.parse_args(argv)
+    # Both frameworks take as many threads as they find cores when they start.
+    os.sched_setaffinity(0, cores[: options.threads])
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    if options.device_target == "CPU" and os.getloadavg()[0] > 0.5:
         print("other programs are running: prefer the processor time of --threads 1")
-    prepare(options.threads)
-    print(describe(options.threads))
-    for part in options.parts:
-        PARTS[part](options.models, options.rounds)
+    print(describe())
+    for name in options.parts:
+        part = PARTS[name]
+        part.measure(name, part.works(options), part.others, options)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_cli(main)

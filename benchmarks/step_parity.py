@@ -1,95 +1,78 @@
 """Twenty training steps beside PyTorch's: the table of losses and weights.
 
-    python benchmarks/step_parity.py [--models svt_small pcpvt_small]
+    python -m benchmarks.step_parity [--models svt_small pcpvt_small]
 
 The same random weights and batch, AdamW with clipping, decay groups, warmup and cosine. Largest
 relative deviation of the 20 losses, and the relative L2 distance of all weights after them; beside
-them PyTorch's own rounding, the same run in float32 against float64.
+them PyTorch's own rounding, the same run in float32 against float64, on the CPU.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
+import tempfile
 
 import numpy as np
-import torch
 
-import mindtwins
-from benchmarks.contestants import copy_weights, prepare
-from benchmarks.torch_training import CLIP, DECAY, torch_training
-from mindtwins.classification.loss import SoftTargetCrossEntropy
-from mindtwins.conversion.layouts import LAYOUTS
+from benchmarks.command import Table, parser
+from benchmarks.inputs import CLASSES, EAGER, MINDTWINS
+from benchmarks.workers import start
+from mindtwins import list_models
 from mindtwins.errors import UserError, run_cli
-from mindtwins.reference import create_reference
-from mindtwins.reference.weights import randomize
-from mindtwins.training.groups import parameter_groups
-from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.optimizer import AdamW
 from mindtwins.training.schedule import CosineSchedule
-from mindtwins.training.step import MicroBatch, TrainStep
 
-STEPS, BATCH, SIZE, CLASSES = 20, 8, 64, 1000
+SMALL = ("svt_small", "pcpvt_small")
+STEPS, BATCH, SIZE = 20, 8, 64
 TOLERATED = 1e-4
 SCHEDULE = CosineSchedule(1e-3, 1e-5, 1e-6, 1, 10, steps_per_epoch=2)
-HEAD = "| model | losses | PyTorch alone | weights | PyTorch alone |"
+
+Run = tuple[np.ndarray, np.ndarray]  # losses, and all weights in one
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Train and print."""
+    command, models = parser(__doc__), list_models()
+    command.add_argument(
+        "--models", nargs="+", default=["svt_small", "pcpvt_small"], choices=models
     )
-    models = mindtwins.list_models()
-    parser.add_argument("--models", nargs="+", default=["svt_small", "pcpvt_small"], choices=models)
-    names = parser.parse_args(argv).models
-    prepare(os.cpu_count() or 1)
-    print(f"{HEAD}\n|{'---|' * 5}", flush=True)
-    for name in names:
-        rng = np.random.default_rng(0)
-        images = rng.normal(size=(BATCH, 3, SIZE, SIZE)).astype(np.float32)
-        targets = rng.dirichlet(np.ones(CLASSES), BATCH).astype(np.float32)
-        single = run_torch(name, images, targets, torch.float32)
-        double = run_torch(name, images, targets, torch.float64)
-        ours = run_mindtwins(name, images, targets)
-        found, floor = deviations(ours, single), deviations(single, double)
-        cells = (found[0], floor[0], found[1], floor[1])
-        print(f"| {name} | " + " | ".join(f"{cell:.1e}" for cell in cells) + " |", flush=True)
-        if max(found) > TOLERATED:
-            raise UserError(f"{name} is more than {TOLERATED:g} from PyTorch")
+    options = command.parse_args(argv)
+    rates = [SCHEDULE(number) for number in range(3 if options.quick else STEPS)]
+    table = Table("step parity", "model", "losses", "PyTorch alone", "weights", "PyTorch alone")
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(BATCH, 3, SIZE, SIZE)).astype(np.float32)
+    targets = rng.dirichlet(np.ones(CLASSES), BATCH).astype(np.float32)
+    for model in ["svt_tiny"] if options.quick else options.models:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            start(EAGER, options.torch_python) as theirs,
+            start(MINDTWINS) as ours,
+        ):
+            np.savez(f"{folder}/batch.npz", images=images, targets=targets)
+            task = {"model": model, "folder": folder, "rates": rates}
+            losses = {
+                "float32": theirs.ask("train", **task, dtype="float32")["losses"],
+                "float64": theirs.ask("train", **task, dtype="float64")["losses"],
+                MINDTWINS: ours.ask("train", **task, device=options.device_target)["losses"],
+            }
+            runs = {name: (np.array(losses[name]), load(f"{folder}/{name}.npz")) for name in losses}
+        found = deviations(runs[MINDTWINS], runs["float32"])
+        floors = deviations(runs["float32"], runs["float64"])
+        numbers = (found[0], floors[0], found[1], floors[1])
+        table.row(model, *(f"{number:.1e}" for number in numbers))
+        if not max(found) <= TOLERATED:
+            raise UserError(f"{model} is more than {TOLERATED:g} from PyTorch")
 
 
-Run = tuple[np.ndarray, dict[str, np.ndarray]]
-
-
-def run_torch(name: str, images: np.ndarray, targets: np.ndarray, dtype: torch.dtype) -> Run:
-    """Losses and final weights of the reference."""
-    model = randomize(create_reference(name)).to(dtype)
-    step = torch_training(model, images, targets)
-    losses = [step(SCHEDULE(number)) for number in range(STEPS)]
-    return np.array(losses), {n: p.detach().numpy() for n, p in model.named_parameters()}
-
-
-def run_mindtwins(name: str, images: np.ndarray, targets: np.ndarray) -> Run:
-    """Losses and final weights of the MindSpore model, from the same weights."""
-    model = mindtwins.create_model(name)
-    copy_weights(randomize(create_reference(name)), model)
-    optimizer = AdamW(parameter_groups(model, DECAY))
-    scale = LossScale(1.0, 1, dynamic=False)
-    step = TrainStep(model, SoftTargetCrossEntropy(), optimizer, scale, CLIP)
-    batch = [MicroBatch(images, targets)]
-    losses = [step(batch, SCHEDULE(number)).loss for number in range(STEPS)]
-    names = LAYOUTS["official"]
-    return np.array(losses), {names.to_theirs(p.name): p.asnumpy() for p in model.get_parameters()}
+def load(path: str) -> np.ndarray:
+    """All weights of a model in one, in the order of their names."""
+    with np.load(path) as arrays:
+        weights = [arrays[name] for name in sorted(arrays)]
+    return np.concatenate([array.ravel().astype(np.float64) for array in weights])
 
 
 def deviations(found: Run, expected: Run) -> tuple[float, float]:
     """Largest relative deviation of the losses, relative L2 distance of the weights."""
-    losses = np.abs(found[0] / expected[0] - 1).max()
-    ours, theirs = (
-        np.concatenate([weights[name].ravel().astype(np.float64) for name in expected[1]])
-        for weights in (found[1], expected[1])
-    )
-    return losses, np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+    distance = np.linalg.norm(found[1] - expected[1]) / np.linalg.norm(expected[1])
+    return float(np.abs(found[0] / expected[0] - 1).max()), float(distance)
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ MSRUN = (
     "::test_killed_rank_ends_the_job_with_its_number_and_a_checkpoint"
 )
 A_RUN = "tests/test_cli_train.py::test_validate_gives_the_last_evaluations_numbers"
-ON_GPU = "tests/benchmarks/test_gpu.py::test_the_script_runs_on_cpu"
+ON_GPU = "tests/benchmarks/test_commands.py::test_all_of_it_on_a_cpu"
 TRAIN = "train.py --config configs/svt_s_gpu.yaml --data_dir /imagenet"
 COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     # Targets of the Makefile
@@ -258,13 +258,12 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
         Runs("--quick", tier="endurance")
     ],
     "python -m benchmarks.speed --threads 1 --parts inference": [Runs("--quick", tier="endurance")],
-    "python -m benchmarks.alone mindtwins inference svt_small 1": [
+    "python -m benchmarks.speed --parts memory --models svt_small --cases inference,224,1": [
         Runs("--quick", tier="endurance")
     ],
-    "python -m benchmarks.alone mindtwins training svt_small 8 512": [
-        Runs("--quick", tier="endurance")
-    ],
-    "python -m benchmarks.gpu --output_json gpu.json": [RunsIn(ON_GPU)],
+    "python -m benchmarks.speed --parts memory --models svt_small"
+    " --cases training,512,7 training,512,8": [Runs("--quick", tier="endurance")],
+    "python -m benchmarks.gpu": [RunsIn(ON_GPU)],
     # MindSpore with CUDA
     "python3.11 -m venv .venv && . .venv/bin/activate": [NotRun("the Makefile does the same")],
     'pip install mindspore==2.10.0 -e ".[convert,demo]"': [NotRun("the Makefile does the same")],

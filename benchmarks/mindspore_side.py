@@ -1,0 +1,179 @@
+"""What a process does for MindTwins. It holds no PyTorch, except to convert a file of torch's."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+import mindtwins
+from benchmarks.inputs import (
+    AUXILIARY_WEIGHT,
+    CLIP,
+    DECAY,
+    FACTOR,
+    RATE,
+    Work,
+    batch_of,
+    is_segmentor,
+    torch_name,
+)
+from benchmarks.machine import card
+from benchmarks.roofline import find_floor
+from benchmarks.timing import Timed
+from benchmarks.workers import serve
+from mindtwins.checkpoint import save_checkpoint
+from mindtwins.classification.loss import SoftTargetCrossEntropy
+from mindtwins.conversion.converter import from_torch
+from mindtwins.conversion.readers import read_source
+from mindtwins.execution import set_precision, use_device
+from mindtwins.models.twins import ClassifierOutputs
+from mindtwins.segmentation.loss import PixelCrossEntropy
+from mindtwins.segmentation.segmentor import SegmentorOutputs
+from mindtwins.tasks import KINDS, load_model
+from mindtwins.training.loss_scale import LossScale
+from mindtwins.training.step import MicroBatch, TrainStep, build_train_step
+
+Call = Callable[[], object]
+
+# fp16 stands for these levels: of the recipes' kinds, the one that computes most in fp16.
+LEVELS = {"inference": "O3", "features": "O3", "training": "O2"}
+timed = Timed()
+
+
+def build(contestant: str, fields: list) -> dict:
+    """Get ready for a `Work` and do it once: what that takes, and the floor of the data sheet."""
+    work = Work(*fields)
+    use_device(work.device, allow_tf32=work.precision == "tf32")
+    arrays = batch_of(work)
+    cost = timed.start(lambda: MAKERS[work.what](work, *arrays), wait)
+    return cost._asdict() | {"floor": find_floor(work, card())}
+
+
+def peak() -> dict[str, int]:
+    """Bytes: of the device's memory, or of this process's."""
+    on_cpu = ms.get_current_device().device_target == "CPU"
+    return {"peak": timed.peak() if on_cpu else ms.runtime.max_memory_allocated()}
+
+
+def wait(result: object) -> None:
+    """Until the device has computed what a call returned."""
+    while isinstance(result, tuple | list):
+        result = result[0]
+    if ms.get_current_device().device_target != "CPU":
+        ms.runtime.synchronize()
+    elif isinstance(result, Tensor):
+        result.asnumpy()
+
+
+def on_device(array: np.ndarray, dtype: ms.Type = ms.float32) -> Tensor:
+    """A tensor in the device's memory: the result of an operation, which is where it was made."""
+    return Tensor(array, dtype) + Tensor(0, dtype)
+
+
+def _create(work: Work, **options: object) -> nn.Cell:
+    """A model with weights of std 1 / sqrt(fan_in), norms of 1 +- 0.1 and biases of std 0.1."""
+    make = mindtwins.create_segmentor if is_segmentor(work.model) else mindtwins.create_model
+    model = make(work.model, **options)
+    rng = np.random.default_rng(0)
+    for parameter in model.trainable_params():
+        values = rng.standard_normal(parameter.shape, dtype=np.float32)
+        if values.ndim > 1:
+            values /= np.float32(values[0].size ** 0.5)
+        else:
+            values = np.float32(0.1) * values + np.float32(parameter.name.endswith("gamma"))
+        parameter.set_data(Tensor(values))
+    return set_precision(model, LEVELS[work.what]) if work.precision == "fp16" else model
+
+
+def _inference(work: Work, images: np.ndarray, targets: np.ndarray) -> Call:
+    model = _create(work, **{"features_only": True} if work.what == "features" else {})
+    inputs = on_device(images)
+    return lambda: model(inputs)
+
+
+def _training(work: Work, images: np.ndarray, targets: np.ndarray) -> Call:
+    """The step of `train.py`: the batch is copied to the device, the loss comes back."""
+    scale = LossScale(65536.0, 2000, dynamic=True) if work.precision == "fp16" else None
+    step = _step(_create(work), scale)
+    return lambda: step([MicroBatch(images, targets)], RATE)
+
+
+def _step(model: nn.Cell, scale: LossScale | None = None) -> TrainStep:
+    loss: nn.Cell = SoftTargetCrossEntropy()
+    if hasattr(model, "auxiliary_head"):
+        weights = (1.0, AUXILIARY_WEIGHT)
+        loss = PixelCrossEntropy(weights[:1] if model.auxiliary_head is None else weights)
+    return build_train_step(
+        model.set_train(), loss, weight_decay=DECAY, clip_grad=CLIP, loss_scale=scale
+    )
+
+
+def _conversion(work: Work, images: np.ndarray, targets: np.ndarray) -> Call:
+    import torch
+
+    from mindtwins.reference import create_reference
+
+    folder = tempfile.TemporaryDirectory()
+    torch.save(create_reference(work.model).state_dict(), f"{folder.name}/source.pth")
+    # It lives as long as this function.
+    return lambda: convert("source", folder.name)
+
+
+MAKERS = {
+    "inference": _inference,
+    "features": _inference,
+    "training": _training,
+    "conversion": _conversion,
+}
+
+
+def convert(model: str, folder: str) -> None:
+    """The way of a user's file: read, convert, write."""
+    conversion = from_torch(read_source(Path(folder, f"{model}.pth")), KINDS)
+    save_checkpoint(Path(folder, f"{model}.ckpt"), conversion.tensors, conversion.metadata)
+
+
+def outputs(device: str, model: str, level: str, folder: str, weights: list[str]) -> None:
+    """Write all outputs of a converted model on the images in the folder, for each of `weights`."""
+    use_device(device, allow_tf32=level == "TF32")
+    cell = load_model(Path(folder, f"{model}.ckpt"))
+    show = SegmentorOutputs if is_segmentor(model) else ClassifierOutputs
+    run = show(set_precision(cell, "O0" if level == "TF32" else level))
+    images = Tensor(np.load(Path(folder, f"{model}.npy")))
+    for name in weights:
+        if name == "amplified":
+            _amplify(cell)
+        np.savez(Path(folder, f"{model}.{name}.found.npz"), *(t.asnumpy() for t in run(images)))
+
+
+def _amplify(model: nn.Cell) -> None:
+    """As `mindtwins.reference.weights.amplify`, in place: the graph is compiled already."""
+    for parameter in model.get_parameters():
+        name = parameter.name
+        if ".sr." in name or ("patch_embeds." in name and ".proj" in name):
+            ops.assign(parameter, Tensor(parameter.asnumpy() * np.float32(FACTOR)))
+
+
+def train(device: str, model: str, folder: str, rates: list[float]) -> dict[str, list[float]]:
+    """A step for each rate, from the weights and on the batch in the folder; the losses."""
+    use_device(device)
+    cell = mindtwins.create_model(model)
+    with np.load(Path(folder, "start.npz")) as start:
+        for parameter in cell.get_parameters():
+            parameter.set_data(Tensor(start[torch_name(parameter.name)]))
+    with np.load(Path(folder, "batch.npz")) as batch:
+        batches = [MicroBatch(batch["images"], batch["targets"])]
+    step = _step(cell)
+    losses = [step(batches, rate).loss for rate in rates]
+    final = {torch_name(parameter.name): parameter.asnumpy() for parameter in cell.get_parameters()}
+    np.savez(Path(folder, "MindTwins.npz"), **final)
+    return {"losses": losses}
+
+
+if __name__ == "__main__":
+    serve(build, timed.turn, peak, convert, outputs, train)

@@ -1,1 +1,0 @@
-"""What `benchmarks/gpu.py` runs, each framework in processes of its own."""
