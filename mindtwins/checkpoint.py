@@ -178,7 +178,7 @@ def _check_format(path: Path) -> None:
     if form in (TORCH_ZIP, TORCH_LEGACY, SHARD_INDEX):
         raise UserError(_to_convert(path))
     named = {".ckpt": MINDSPORE, ".safetensors": SAFETENSORS}
-    if form in named.values():
+    if form is not None and form in named.values():
         if path.suffix in named and named[path.suffix] is not form:
             suffix = next(suffix for suffix in named if named[suffix] is form)
             raise UserError(f"cannot load {path}: it is {form.name}: rename it to end in {suffix}")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mindtwins.console import guard_output
 
@@ -55,7 +55,7 @@ def run_cli(main: Callable[[list[str]], None], tells: bool = True) -> None:
             signal.signal(number, handler)
 
 
-def take_interrupts() -> dict[int, object]:
+def take_interrupts() -> dict[int, Any]:
     """Let interrupts that are not to be ignored come to `_interrupt`; gives the handlers before."""
     default = (signal.SIG_DFL, signal.default_int_handler)
     taken = [number for number in INTERRUPTS if signal.getsignal(number) in default]

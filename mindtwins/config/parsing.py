@@ -59,7 +59,7 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
 
 def _shorten_default_warmup(cls: type[Config], values: dict[str, Any]) -> None:
     """Fit a warmup that nobody asked for into a short training."""
-    default = _options(cls)["warmup_epochs"].default
+    default: Any = _options(cls)["warmup_epochs"].default
     epochs = values.get("epoch_size", default + 1)
     if "warmup_epochs" not in values and epochs <= default:
         values["warmup_epochs"] = epochs // 2

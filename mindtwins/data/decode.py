@@ -54,9 +54,9 @@ def read_thumbnail(path: str, size: tuple[int, int], exif_orientation: bool = Fa
     """As `read_picture`, shrunk to fit `size`; of a JPEG no more is decoded than that takes."""
     try:
         with about_file(path), open(path, "rb") as file:
-            image = Image.open(file)
-            image.draft(None, (max(size), max(size)))
-            image = _to_rgb(image, path, exif_orientation)
+            stored = Image.open(file)
+            stored.draft(None, (max(size), max(size)))
+            image = _to_rgb(stored, path, exif_orientation)
             image.thumbnail(size)
             return image
     except Exception as error:

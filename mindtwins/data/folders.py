@@ -83,7 +83,8 @@ class FolderListing:
 
     def class_folders(self) -> list[str]:
         """The names of the folders in the root, sorted as strings; links to one of them are not."""
-        names, links = [], []
+        names: list[str] = []
+        links: list[str] = []
         for entry in _scan(self.root):
             if is_leftover(entry.name):
                 self.passed_over[LEFTOVER].append(entry.name)

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 # For what every rank would say alike: only rank 0's is heard.
 logger = logging.getLogger("mindtwins.notices")
@@ -48,12 +49,17 @@ def about_file(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def tell_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
 ) -> None:
     """Stands for `warnings.showwarning`; outside of `about_file` it is as it was."""
     path = getattr(_reading, "path", None)
     if path is None:
-        _show_warning(message, category, filename, lineno, *rest)
+        _show_warning(message, category, filename, lineno, file, line)
     else:
         # The line of code is the kind: the texts differ by file.
         library, text = Path(filename).parent.name, " ".join(str(message).split())

@@ -51,7 +51,7 @@ class TwinsBackbone(nn.Module):
         maps = []
         for i, layers in enumerate(self.stages):
             tokens, size = self.patch_embeds[i](image)
-            for j, layer in enumerate(layers):
+            for j, layer in enumerate(layers.children()):
                 tokens = layer(tokens, size)
                 if j == 0:
                     tokens = self.position_encodings[i](tokens, size)
