@@ -57,7 +57,8 @@ class TorchDataset(torch.utils.data.Dataset):
 
 def resize_with_pillow(worker: int) -> None:
     """Make a worker process of torch's do without MindTwins' C++ code."""
-    resample._pass_order = lambda: None
+    # It is cached, which no lambda is.
+    resample._pass_order = lambda: None  # type: ignore[assignment]
 
 
 def theirs(

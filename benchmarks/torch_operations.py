@@ -5,6 +5,8 @@ Tokens are channels-last, (N, H, W, C); what works on maps permutes them first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,7 +48,7 @@ def _cross_entropy(logits: Tensor) -> Tensor:
     return F.cross_entropy(resized, labels, reduction="sum")
 
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "patches": lambda x, w, b: F.conv2d(_maps(x), w, b, stride=w.shape[-1]),
     "depthwise 3x3": lambda x, w, b: F.conv2d(_maps(x), w, b, padding=1, groups=len(w)),
     "LayerNorm": lambda x, g, b: F.layer_norm(x, g.shape, g, b, 1e-6),

@@ -172,7 +172,8 @@ def reference(model: str, folder: str, weights: list[str]) -> None:
         for dtype in ("float32", "float64"):
             network.to(getattr(torch, dtype))
             with torch.inference_mode():
-                stages = network.stages(images.to(getattr(torch, dtype)))
+                run: Callable[..., dict[str, Tensor]] = getattr(network, "stages")  # noqa: B009
+                stages = run(images.to(getattr(torch, dtype)))
             arrays = {stage: tensor.numpy() for stage, tensor in stages.items()}
             np.savez(Path(folder, f"{model}.{name}.{dtype}.npz"), **arrays)
         network.float()

@@ -81,6 +81,11 @@ class Checkpoint:
     metadata: dict | None
     path: Path
 
+    @property
+    def stated(self) -> dict:
+        """The metadata; empty for a file of somebody else's."""
+        return self.metadata or {}
+
     def without(self, prefixes: tuple[str, ...]) -> Checkpoint:
         """The same without the tensors whose names begin so."""
         kept = {n: array for n, array in self.tensors.items() if not n.startswith(prefixes)}
@@ -231,7 +236,7 @@ def expect_metadata(checkpoint: Checkpoint, **expected: object) -> None:
 
     Entries that the checkpoint does not state pass: a file of somebody else's has none.
     """
-    stated = checkpoint.metadata or {}
+    stated = checkpoint.stated
     differing = [
         f"{key} {stated[key]} (asked for: {value})"
         for key, value in expected.items()

@@ -47,7 +47,7 @@ def create_task(config: Config) -> Task:
     if not config.ckpt_path:
         return TASKS[config.task](config)
     checkpoint = identified(KINDS, load_checkpoint(config.ckpt_path))
-    task = checkpoint.metadata["task"]
+    task = checkpoint.stated["task"]
     if states(config, "task") and config.task != task:
         raise UserError(
             f"{config.ckpt_path} is a checkpoint of task {task} (asked for: {config.task})"
@@ -70,7 +70,7 @@ def load_model(path: str | os.PathLike) -> nn.Cell:
         UserError: (a ValueError) the file cannot be read, or holds no such model.
     """
     checkpoint = identified(KINDS, load_checkpoint(path))
-    task = checkpoint.metadata["task"]
+    task = checkpoint.stated["task"]
     model = KINDS[task].create(checkpoint)
     described = TASKS[task](InferConfig(task=task, ckpt_path=os.fspath(path)), checkpoint)
     model.preprocessing = described.preprocessing()

@@ -236,6 +236,10 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "mpirun -n 8 python train.py -c configs/upernet_svt_s_ade20k.yaml --data_dir"
     " ADEChallengeData2016 --pretrained_backbone svt_small.ckpt": [RunsIn(TWO_SEGMENTING_RANKS)],
     "python train.py --config configs/svt_tiny_digits.yaml": [RunsIn(A_RUN)],
+    "python train.py -c configs/finetune.yaml --ckpt_path outputs/finetune/final.ckpt"
+    " --data_dir my_pets --output_dir outputs/longer --epoch_size 20 --lr 1e-4 --warmup_epochs 0": [
+        RunsIn("tests/test_cli_train.py::test_going_back_and_training_longer")
+    ],
     # Evaluation and prediction
     "python validate.py -c configs/svt_tiny_digits.yaml"
     " --ckpt_path outputs/svt_tiny_digits/final.ckpt": [RunsIn(A_RUN)],

@@ -52,7 +52,7 @@ class ClassifierKind:
         }
 
     def create(self, checkpoint: Checkpoint) -> nn.Cell:
-        stated = checkpoint.metadata
+        stated = checkpoint.stated
         architecture = {key: stated[key] for key in self.architecture_keys}
         return create_model(stated["variant"], ckpt_path=checkpoint, **architecture)
 

@@ -108,7 +108,8 @@ class Mixing:
             return targets
         stream = rank if self.mode == "batch" and self.draws == "rank" else 0
         rng = generator_at(seed, Purpose.MIXING, step, stream)
-        kept, boxes = self._draw(rng, positions, global_batch, images.shape[2:])
+        _, _, height, width = images.shape
+        kept, boxes = self._draw(rng, positions, global_batch, (height, width))
         _mix_images(images, kept, boxes)
         weight = kept[:, None]
         return targets * weight + targets[::-1] * (np.float32(1) - weight)
@@ -135,8 +136,9 @@ class Mixing:
         cut_prob = self.switch_prob if self.mixup_alpha > 0 else 1.0
         cut = (rng.random(global_batch) < cut_prob) & (self.cutmix_alpha > 0)
         # Beta needs alpha > 0; where a kind is off, its draws are not used.
-        mixup_kept = rng.beta(*[self.mixup_alpha or 1.0] * 2, size=global_batch)
-        cutmix_kept = rng.beta(*[self.cutmix_alpha or 1.0] * 2, size=global_batch)
+        mixup_alpha, cutmix_alpha = self.mixup_alpha or 1.0, self.cutmix_alpha or 1.0
+        mixup_kept = rng.beta(mixup_alpha, mixup_alpha, size=global_batch)
+        cutmix_kept = rng.beta(cutmix_alpha, cutmix_alpha, size=global_batch)
         applied = rng.random(global_batch) < self.prob
         center_y = rng.integers(0, height, size=global_batch)
         center_x = rng.integers(0, width, size=global_batch)

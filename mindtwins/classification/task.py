@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from os.path import relpath
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from mindspore import nn
 
@@ -19,7 +19,7 @@ from mindtwins.classification.metrics import Metrics
 from mindtwins.classification.mixing import Mixing
 from mindtwins.classification.predict import classify, describe
 from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
-from mindtwins.config import Config
+from mindtwins.config import Config, InferConfig
 from mindtwins.data.decode import limit_pixels
 from mindtwins.data.digits import write_digits
 from mindtwins.data.image_folder import ImageFolder, check_same_classes, find_split
@@ -255,7 +255,7 @@ class Classification:
 
     def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
         """The likeliest classes of each image; see `mindtwins.classification.predict.classify`."""
-        config = self.config
+        config = cast(InferConfig, self.config)  # nothing but infer.py's recipe says `top_k`
         limit_pixels(config.max_pixels)
         return classify(
             model,

@@ -117,7 +117,8 @@ class TrainingTransform:
         self.normalize = Normalize(mean, std)
         self.change_colors: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None
         if auto_augment:
-            fill = tuple(min(255, round(255 * value)) for value in mean)
+            red, green, blue = (min(255, round(255 * value)) for value in mean)
+            fill = (red, green, blue)
             self.change_colors = parse_rand_augment(auto_augment, self.interpolations, fill)
         elif color_jitter > 0:
             self.change_colors = partial(jitter_colors, strength=color_jitter)

@@ -94,7 +94,7 @@ def match_parameters(
     )
     if problems:
         raise AccountError(*problems)
-    filled = {}
+    filled: dict[str, np.ndarray] = {}
     for theirs, parts in used.items():
         ends = np.cumsum([shapes[ours][0] for ours in parts])
         filled |= zip(parts, np.split(widened[theirs], ends[:-1]), strict=True)

@@ -101,7 +101,7 @@ def _stated(dialect: Dialect) -> dict:
     return {field: value for field, value in asdict(dialect).items() if value is not None}
 
 
-def _takes(architecture: Mapping[str, object]) -> str:
+def _takes(architecture: Mapping[str, int]) -> str:
     """What the model is for, in a sentence."""
     channels, classes = architecture["in_channels"], architecture["num_classes"]
     images = {1: "pictures of 1 channel (gray)", 3: "RGB pictures"}.get(
@@ -151,7 +151,7 @@ def to_torch(checkpoint: Checkpoint, kinds: Kinds, layout: Layout) -> Export:
     classes = _count_classes(kind, tensors, names)
     fit = _fit(kind, checkpoint.path, tensors, names, None, classes, without_head=False)
     came_with = _recorded_layout(checkpoint) == layout.project
-    theirs = {}
+    theirs: dict[str, str | None] = {}
     for name in fit.tensors:
         theirs[name] = layout.to_theirs(name, fit.tensors)
         reasons = [why for start, why in layout.optional if name.startswith(start)]
@@ -163,12 +163,13 @@ def to_torch(checkpoint: Checkpoint, kinds: Kinds, layout: Layout) -> Export:
             f"{checkpoint.path} holds what {layout.project} has no name for: {', '.join(nameless)}"
         )
     found = {}
-    for name in dict.fromkeys(theirs.values()):
+    for name in dict.fromkeys(name for name in theirs.values() if name is not None):
         found[name] = np.concatenate([fit.tensors[part] for part in layout.to_ours(name)])
         if name.endswith(".running_var"):
             # How many steps they average is not kept: torch's default average does not ask.
             found[f"{name.removesuffix('running_var')}num_batches_tracked"] = np.zeros((), np.int64)
-    meta, notes = {}, []
+    meta: dict = {}
+    notes: list[str] = []
     if layout.container == "state_dict":
         meta, notes = _meta(kind, checkpoint, classes)
     return Export(layout, found, meta, left_out, tuple(notes))
@@ -176,14 +177,15 @@ def to_torch(checkpoint: Checkpoint, kinds: Kinds, layout: Layout) -> Export:
 
 def _meta(kind: ModelKind, checkpoint: Checkpoint, classes: int) -> tuple[dict, list[str]]:
     """What OpenMMLab's projects keep beside a state dict, as in their versions 0.x and 1.x."""
-    names = (checkpoint.metadata or {}).get("classes")
+    names = checkpoint.stated.get("classes")
     notes = []
     if not names:
         names = [f"class {number}" for number in range(classes)]
         if classes:
             notes.append("the checkpoint has no class names: wrote 'class 0' and so on")
     names = tuple(names)
-    meta, described = {"CLASSES": names}, {"classes": names}
+    meta: dict[str, object] = {"CLASSES": names}
+    described: dict[str, object] = {"classes": names}
     if palette := kind.palette(classes):
         meta["PALETTE"] = described["palette"] = palette
     return {**meta, "dataset_meta": described}, notes
@@ -202,7 +204,7 @@ def choose_layout(checkpoint: Checkpoint, kinds: Kinds, project: str | None) -> 
 
 def _recorded_layout(checkpoint: Checkpoint) -> str | None:
     """Whose names the weights of a checkpoint came with."""
-    return (checkpoint.metadata or {}).get("source", {}).get("layout")
+    return checkpoint.stated.get("source", {}).get("layout")
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,9 @@ def _fit(
     unfilled = {name: shapes.pop(name) for name in kind.head if without_head and name in shapes}
 
     def spell(name: str) -> str:
-        theirs = selection.layout.to_theirs(name, shapes) if selection is not None else None
+        if selection is None:
+            return name
+        theirs = selection.layout.to_theirs(name, shapes)
         return f"{selection.prefix}{theirs}" if theirs else name
 
     try:

@@ -31,14 +31,29 @@ class ModelKind(Protocol):
             (Those of classifiers go from code to code.)
     """
 
-    layouts: tuple[Layout, ...]
-    head: tuple[str, ...]
-    stem: str
-    architecture_keys: tuple[str, ...]
-    default_classes: int
-    fewest_classes: int
-    verified_size: tuple[int, int]
-    keeps_dialect: bool
+    @property
+    def layouts(self) -> tuple[Layout, ...]: ...
+
+    @property
+    def head(self) -> tuple[str, ...]: ...
+
+    @property
+    def stem(self) -> str: ...
+
+    @property
+    def architecture_keys(self) -> tuple[str, ...]: ...
+
+    @property
+    def default_classes(self) -> int: ...
+
+    @property
+    def fewest_classes(self) -> int: ...
+
+    @property
+    def verified_size(self) -> tuple[int, int]: ...
+
+    @property
+    def keeps_dialect(self) -> bool: ...
 
     def owns(self, names: Collection[str]) -> bool:
         """Whether parameters of these names are such a model's."""
@@ -105,7 +120,7 @@ def identified(kinds: Kinds, checkpoint: Checkpoint) -> Checkpoint:
         UserError: it holds no model of these kinds.
     """
     task = task_of(kinds, checkpoint)
-    stated = {"task": task, **(checkpoint.metadata or {})}
+    stated = {"task": task, **checkpoint.stated}
     if "variant" not in stated:
         kind = kinds[task]
         shapes = {name: array.shape for name, array in checkpoint.tensors.items()}
@@ -127,7 +142,7 @@ def task_of(kinds: Kinds, checkpoint: Checkpoint) -> str:
     Raises:
         UserError: it holds no model of these kinds.
     """
-    stated = (checkpoint.metadata or {}).get("task")
+    stated = checkpoint.stated.get("task", "")
     if stated in kinds:
         return stated
     for task, kind in kinds.items():

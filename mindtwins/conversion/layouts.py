@@ -15,12 +15,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mindtwins.models.twins import Dialect
 
 if TYPE_CHECKING:
     import torch
+
+Value = TypeVar("Value")
 
 # What torch keeps beside the weights: pairs of an expression and a reason, see `Layout.ignored`.
 BUFFERS = ((r".*\.num_batches_tracked", "a counter of batch norms, not a weight"),)
@@ -69,7 +71,7 @@ class ReferenceModel:
         """The reference of a variant; `architecture` as in a checkpoint's metadata."""
         return _function(self.create)(variant, **architecture, **self.options)
 
-    def renamed(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def renamed(self, state: dict[str, Value]) -> dict[str, Value]:
         """A state dict of the project's under the names of the reference."""
         return _function(self.rename)(state) if self.rename else state
 

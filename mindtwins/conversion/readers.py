@@ -74,14 +74,15 @@ def read_source(path: str | Path) -> Source:
     data = read_file(path)
     try:
         with ThreadPoolExecutor(1) as executor:
-            digest = executor.submit(hashlib.sha256, data)
+            hashing = executor.submit(hashlib.sha256, data)
             content, foreign = _parse(path, data)
-            digest = digest.result()
-        shards = ()
+            digest = hashing.result()
+        shards: tuple[Path, ...] = ()
         if isinstance(content, _Shards):
             shards = tuple(path.parent / file for file in sorted(set(content.values())))
             content = _join(path, content, digest)
-        tensors, states = {}, {}
+        tensors: dict[str, np.ndarray | TensorRecord] = {}
+        states: dict[str, dict[str, str]] = {}
         for state, name, tensor in _walk(content):
             place = f"{state}.{name}" if state else name
             while place in tensors:  # a dot in a key, where another dictionary is
@@ -139,7 +140,7 @@ def _join(path: Path, shards: _Shards, digest: hashlib._Hash) -> dict[str, objec
     files = sorted(set(shards.values()))
     if missing := [file for file in files if not (path.parent / file).is_file()]:
         raise FormatError(f"it needs {', '.join(missing)} beside it")
-    found = {}
+    found: dict[tuple[str, str], object] = {}
     for file in files:
         data = read_file(path.parent / file)
         digest.update(data)

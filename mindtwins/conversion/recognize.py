@@ -46,7 +46,7 @@ def recognize(shapes: Mapping[str, tuple[int, ...]]) -> Recognition:
     """
     seen = _seen_traits(shapes)
     distances = {name: _distance(seen, traits) for name, traits in _TRAITS.items()}
-    variant = min(distances, key=distances.get)
+    variant = min(distances, key=distances.__getitem__)
     words = ", ".join(f"{trait}: {value}" for trait, value in seen.items())
     return Recognition(variant, distances[variant] == (0, 0), words)
 
@@ -54,7 +54,8 @@ def recognize(shapes: Mapping[str, tuple[int, ...]]) -> Recognition:
 def _distance(seen: dict[str, str | int], traits: dict[str, str | int]) -> tuple[int, int]:
     """How many traits differ from those seen, and the numbers by how much in all."""
     pairs = [(seen[trait], traits[trait]) for trait in seen if seen[trait] != traits[trait]]
-    return len(pairs), sum(abs(a - b) for a, b in pairs if isinstance(a, int))
+    numbers = [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
+    return len(pairs), sum(abs(a - b) for a, b in numbers)
 
 
 def _seen_traits(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str | int]:

@@ -102,8 +102,8 @@ def select(
         notes.append(f"other state dicts of a Twins model: {listed} (--state_dict chooses)")
     if _AVERAGE.search(container):
         notes.append(f"the weights under {container!r} are a moving average")
-    found = {wrapper for full in place.names.values() for wrapper in _WRAPPERS.findall(full)}
-    if wrappers := sorted(wrapper for wrapper in found if wrapper not in place.prefix):
+    within = {wrapper for full in place.names.values() for wrapper in _WRAPPERS.findall(full)}
+    if wrappers := sorted(wrapper for wrapper in within if wrapper not in place.prefix):
         notes.append(f"names are read without {', '.join(map(repr, wrappers))} in them")
     if passed_over := list_names("passed over", list(source.foreign)):
         notes.append(f"{passed_over[0]}, which the file asks for: none of its code ran")
@@ -200,7 +200,8 @@ def _spelled(prefix: str, names: Mapping[str, str]) -> str:
 
 def _check_neighbors(source: Source, names: Iterable[str], place: _Place) -> None:
     """Raise a UserError if what stands beside the backbone makes it another model."""
-    known, foreign = set(), set()
+    known: set[str] = set()
+    foreign: set[str] = set()
     for name in names:
         if not name.startswith(place.home):
             (known if _has_name(place, name) else foreign).update(name.split("."))

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard, cast
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from mindtwins.tensor_files import BFLOAT16, FormatError
 _DAMAGED = "it is no PyTorch checkpoint, was cut short, or is damaged"
 
 # Element types by the names of torch's storages and dtypes.
-_STORAGES = {
+_STORAGES: dict[str, np.dtype] = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
     "HalfStorage": np.dtype("<f2"),
@@ -43,7 +43,11 @@ _STORAGES = {
     "ComplexDoubleStorage": np.dtype("<c16"),
     "UntypedStorage": np.dtype("u1"),
 }
-_DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4"), "uint64": np.dtype("<u8")}
+_DTYPES: dict[str, np.dtype] = {
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+    "uint64": np.dtype("<u8"),
+}
 
 
 def load(file: BinaryIO) -> tuple[object, list[str]]:
@@ -139,11 +143,12 @@ class Inert(dict):
         pass
 
     add = append
-    __hash__ = object.__hash__  # a file may use it as a key
+    # A file may use it as a key, which a dictionary's type rules out.
+    __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
 
 
-def is_tensor(value: object) -> bool:
+def is_tensor(value: object) -> TypeGuard[TensorRecord]:
     """Whether a value that `load` returned is a tensor."""
     return isinstance(value, TensorRecord)
 
@@ -157,6 +162,8 @@ def as_array(name: str, tensor: TensorRecord) -> np.ndarray:
     """
     if tensor.kind:
         raise FormatError(f"{name} is a {tensor.kind} tensor, not a plain float32 one")
+    # Only tensors of a kind have none.
+    assert tensor.storage is not None and tensor.dtype is not None
     dtype, data = tensor.dtype, tensor.storage.bytes()
     sizes = (*tensor.shape, *tensor.strides, tensor.offset)
     last = tensor.offset + sum(
@@ -180,6 +187,8 @@ class _Unpickler(pickle._Unpickler):
         foreign: takes the names that it asks for and does not get.
         find_storage: (key, dtype, number of elements, view) -> the storage.
     """
+
+    stack: list[Any]  # what is being built, Python's own
 
     def __init__(
         self,
@@ -218,7 +227,9 @@ class _Unpickler(pickle._Unpickler):
         if isinstance(target, Inert) and isinstance(state, dict):
             target.update(state)
 
-    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.BUILD[0]: cast(Callable[[Any], None], load_build)
+    }
 
 
 @dataclass(frozen=True)
@@ -268,31 +279,29 @@ def _foreign(kind: str) -> Callable[..., TensorRecord]:
 
 
 # What a pickle may name, and what it gets for it.
-_BUILDERS = {
-    path: _Builder(function)
-    for path, function in {
-        "torch._utils._rebuild_tensor": _tensor,
-        "torch._utils._rebuild_tensor_v2": _tensor,
-        "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
-        "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-        "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
-        "torch.nn.parameter.Parameter": lambda tensor, *_: tensor,
-        "torch._tensor._rebuild_from_type": lambda build, _, args, __: build(*args),
-        "torch._tensor._rebuild_from_type_v2": lambda build, _, args, __: build(*args),
-        "torch.serialization._get_layout": lambda name: name,
-        "torch._utils._rebuild_sparse_tensor": _sparse,
-        "torch._utils._rebuild_sparse_csr_tensor": _sparse,
-        "torch._utils._rebuild_qtensor": _foreign("quantized"),
-        "torch._utils._rebuild_nested_tensor": _foreign("nested"),
-        "torch._utils._rebuild_wrapper_subclass": _foreign("wrapped"),
-        "torch._utils._rebuild_meta_tensor_no_storage": _foreign("meta"),
-        "torch._utils._rebuild_device_tensor_from_numpy": _foreign("device"),
-        "torch._utils._rebuild_device_tensor_from_cpu_tensor": _foreign("device"),
-        "torch.Size": tuple,
-        "collections.OrderedDict": lambda items=(): dict(items),
-        "collections.defaultdict": lambda *_: {},
-    }.items()
+_FUNCTIONS: dict[str, Callable[..., object]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+    "torch.nn.parameter.Parameter": lambda tensor, *_: tensor,
+    "torch._tensor._rebuild_from_type": lambda build, _, args, __: build(*args),
+    "torch._tensor._rebuild_from_type_v2": lambda build, _, args, __: build(*args),
+    "torch.serialization._get_layout": lambda name: name,
+    "torch._utils._rebuild_sparse_tensor": _sparse,
+    "torch._utils._rebuild_sparse_csr_tensor": _sparse,
+    "torch._utils._rebuild_qtensor": _foreign("quantized"),
+    "torch._utils._rebuild_nested_tensor": _foreign("nested"),
+    "torch._utils._rebuild_wrapper_subclass": _foreign("wrapped"),
+    "torch._utils._rebuild_meta_tensor_no_storage": _foreign("meta"),
+    "torch._utils._rebuild_device_tensor_from_numpy": _foreign("device"),
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _foreign("device"),
+    "torch.Size": tuple,
+    "collections.OrderedDict": lambda items=(): dict(items),
+    "collections.defaultdict": lambda *_: {},
 }
+_BUILDERS = {path: _Builder(function) for path, function in _FUNCTIONS.items()}
 
 
 def _load_zip(file: BinaryIO, foreign: dict[str, None]) -> object:
@@ -366,7 +375,7 @@ class _Watched(io.RawIOBase):
         self._file = file
         self.error: OSError | None = None
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any) -> int:
         try:
             return self._file.write(data)
         except OSError as error:

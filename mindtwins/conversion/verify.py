@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -91,7 +92,7 @@ def verify(
         UserError: the checkpoint does not load.
     """
     checkpoint = load_checkpoint(ckpt_path)
-    metadata = checkpoint.metadata
+    metadata = checkpoint.stated
     kind = kinds[metadata["task"]]
     architecture = {key: metadata[key] for key in kind.architecture_keys}
     layout = find_layout(kinds, metadata["source"]["layout"], metadata["task"])
@@ -103,8 +104,11 @@ def verify(
         if full in conversion.account.used
     }
     # What the source lacks is all zeros in the file: both get what the reference starts with.
-    theirs = {name: layout.to_theirs(name, ()) for name in metadata["filled"]}
-    theirs = {name: next(iter(layout.reference.renamed({theirs[name]: None}))) for name in theirs}
+    theirs = {}
+    for name in metadata["filled"]:
+        spelled = layout.to_theirs(name, ())
+        assert spelled is not None  # of the head, which every layout has
+        theirs[name] = next(iter(layout.reference.renamed({spelled: None})))
     new = {name: reference.state_dict()[theirs[name]].clone() for name in theirs}
     renamed = layout.reference.renamed(state)
     reference.load_state_dict(renamed | {theirs[name]: new[name] for name in new})
@@ -164,7 +168,9 @@ def photographs(channels: int = 3, height: int = 224, width: int = 224) -> np.nd
     for pixels in load_sample_images().images:
         picture = Image.fromarray(pixels)
         scale = int(side / 0.875) / min(picture.size)
-        picture = picture.resize([int(length * scale) for length in picture.size], Image.BICUBIC)
+        picture = picture.resize(
+            [int(length * scale) for length in picture.size], Image.Resampling.BICUBIC
+        )
         left, top = round((picture.width - side) / 2), round((picture.height - side) / 2)
         crop = picture.crop((left, top, left + width, top + height))
         images.append(normalize(crop)[np.arange(channels) % 3])
@@ -176,10 +182,14 @@ def _run_reference(
     reference: torch.nn.Module, images: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """All outputs of the reference in float32, and the same computed in float64."""
-    single = reference.stages(torch.from_numpy(images))
-    double = reference.double().stages(torch.from_numpy(images).double())
+    twin: Any = reference  # torch takes a module's `stages` for a tensor
+    single = twin.stages(torch.from_numpy(images))
+    double = twin.double().stages(torch.from_numpy(images).double())
     reference.float()
-    return ({stage: x.numpy() for stage, x in outputs.items()} for outputs in (single, double))
+    return (
+        {stage: x.numpy() for stage, x in single.items()},
+        {stage: x.numpy() for stage, x in double.items()},
+    )
 
 
 def _amplify(model: nn.Cell) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 from tqdm import tqdm
@@ -14,6 +16,8 @@ from mindtwins.errors import UserError
 # PIL loads its rarer formats when a file first needs them, and a second thread that arrives in the
 # middle of that takes a good TIFF or WebP file for an unknown one. So load them all beforehand.
 Image.init()
+
+AnyPath = TypeVar("AnyPath", bound=str | Path)
 
 _ORIENTATION = 0x0112  # EXIF's tag
 # What turns a stored picture upright, by EXIF's orientation.
@@ -33,7 +37,7 @@ class UnreadableImage(Exception):
     """An image file is missing, empty, truncated or corrupt; the message says what PIL said."""
 
 
-def read_rgb(path: str, exif_orientation: bool = False) -> Image.Image:
+def read_rgb(path: str | Path, exif_orientation: bool = False) -> Image.Image:
     """Decode a file to RGB as torchvision's default loader does.
 
     Transparency is dropped, and unless `exif_orientation` is set the picture stays as it is stored:
@@ -63,7 +67,7 @@ def read_thumbnail(path: str, size: tuple[int, int], exif_orientation: bool = Fa
         raise UserError(f"cannot read image {path} ({describe_damage(error)})") from error
 
 
-def picture_size(path: str, exif_orientation: bool = False) -> tuple[int, int]:
+def picture_size(path: str | Path, exif_orientation: bool = False) -> tuple[int, int]:
     """The (width, height) that the header of an image file states.
 
     Raises:
@@ -103,7 +107,7 @@ def describe_damage(error: Exception) -> str:
     return reason or type(error).__name__
 
 
-def _to_rgb(image: Image.Image, path: str, exif_orientation: bool) -> Image.Image:
+def _to_rgb(image: Image.Image, path: str | Path, exif_orientation: bool) -> Image.Image:
     orientation = _orientation(image)
     if orientation in _UPRIGHT and not exif_orientation:
         tell_once(
@@ -129,7 +133,7 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def read_picture(path: str, exif_orientation: bool = False) -> Image.Image:
+def read_picture(path: str | Path, exif_orientation: bool = False) -> Image.Image:
     """As `read_rgb`, for a file that a user named: what is wrong is a UserError."""
     try:
         return read_rgb(path, exif_orientation)
@@ -138,8 +142,8 @@ def read_picture(path: str, exif_orientation: bool = False) -> Image.Image:
 
 
 def read_pictures(
-    paths: Iterable[str], skip_bad_images: bool = False, exif_orientation: bool = False
-) -> Iterator[tuple[str, Image.Image]]:
+    paths: Iterable[AnyPath], skip_bad_images: bool = False, exif_orientation: bool = False
+) -> Iterator[tuple[AnyPath, Image.Image]]:
     """Yield each path with its picture; one that cannot be read is told of, if not a UserError.
 
     Raises:

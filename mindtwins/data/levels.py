@@ -5,6 +5,8 @@ Pillow (and torchvision's loader with it) clips them: all above 255 becomes whit
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -21,7 +23,7 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF
 _WHITES = {"I": (255, 65535), "F": (1, 255, 65535)}
 
 
-def to_eight_bits(image: Image.Image, path: str) -> Image.Image:
+def to_eight_bits(image: Image.Image, path: str | Path) -> Image.Image:
     """A picture of mode L from one of the deep modes; `path` is for notices.
 
     16-bit levels are divided by 257 and rounded. So are TIFF's 12 bits, by 4095 / 255. Integers of

@@ -39,7 +39,8 @@ PREFETCHED_BATCHES = 1
 class BatchFunction(Protocol):
     """Turns a request, an int64 vector, into the arrays of a batch, one per column."""
 
-    columns: tuple[str, ...]
+    @property
+    def columns(self) -> tuple[str, ...]: ...
 
     def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]: ...
 

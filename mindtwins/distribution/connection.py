@@ -109,6 +109,7 @@ class Connection:
         """
         self._noticed.set()
         if self._judged.is_set():  # too late to be part of the verdict
+            assert self._verdict is not None
             return reason not in self._verdict.fields["message"]
         self._has_failed = True
         self._channel.send("failed", reason=reason)
@@ -160,6 +161,7 @@ class Connection:
         end_process(1)
 
     def _loss(self) -> RankLost:
+        assert self._verdict is not None
         return RankLost(self._verdict.fields["message"], self._verdict.fields["speaks"])
 
 

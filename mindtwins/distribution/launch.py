@@ -79,6 +79,7 @@ def begin(distribute: bool, device_target: str) -> int:
         _start_supervisor(process, with_scheduler=is_bridged)
     _connection = Connection(process)
     if is_bridged:
+        assert _connection.scheduler is not None
         host, port = _connection.scheduler
         os.environ |= {
             "MS_ROLE": "MS_WORKER",
@@ -136,9 +137,10 @@ def _run_to_end(main: Callable[[list[str]], None], argv: list[str]) -> int:
     try:
         main(argv)
     except SystemExit as end:
-        code = end.code or 0
-        if not isinstance(code, int):
+        stated = end.code or 0
+        if not isinstance(stated, int):
             raise TypeError("a script ends with a number, or with a UserError") from end
+        code = stated
     if _connection is not None:
         _connection.leave()
     return code

@@ -52,10 +52,10 @@ def _wait_for(child: int) -> NoReturn:
         if os.WIFEXITED(status):
             os._exit(os.WEXITSTATUS(status))
         if os.WIFSIGNALED(status):
-            number = os.WTERMSIG(status)
-            if number != signal.SIGKILL:
-                signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            killed_by = os.WTERMSIG(status)
+            if killed_by != signal.SIGKILL:
+                signal.signal(killed_by, signal.SIG_DFL)
+            os.kill(os.getpid(), killed_by)
             os._exit(128 + number)  # a signal that does not end this process
 
 

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mindtwins.distribution.messages import Channel, Message, candidate_ports
 from mindtwins.errors import UserError, run_cli
@@ -144,7 +145,7 @@ class Supervisor:
         if hello is None or hello.kind != "hello" or hello.fields.get("job") != self.job:
             channel.close()  # not one of ours
             return
-        rank = hello.fields.get("rank")
+        rank: Any = hello.fields.get("rank")
         self._events.put((rank, channel, hello))
         while True:
             message = channel.receive()
@@ -273,6 +274,7 @@ class Supervisor:
     # MindSpore's scheduler
 
     def _start_scheduler(self) -> None:
+        assert self._scheduler_address is not None
         host, port = self._scheduler_address
         self._scheduler_address = (host, port or _free_port(host))
         environment = without_launcher(os.environ) | {
@@ -288,6 +290,7 @@ class Supervisor:
 
     def _look_for_scheduler(self) -> None:
         """Tell the ranks when the scheduler listens: those that are early retry for a minute."""
+        assert self._scheduler_address is not None
         try:
             socket.create_connection(self._scheduler_address, timeout=1).close()
         except OSError:

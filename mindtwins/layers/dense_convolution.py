@@ -102,7 +102,7 @@ def _conv_3x3_matmul(x: Tensor, weight: Tensor) -> Tensor:
     x = ops.concat((row, x, row), 1)
     column = ops.zeros((batch, height + 2, 1, channels), x.dtype)
     x = ops.concat((column, x, column), 2)
-    shifted = ()
+    shifted: tuple[Tensor, ...] = ()
     for tap in range(9):
         begin = (0, tap // 3, tap % 3, 0)
         shifted = (*shifted, ops.slice(x, begin, (batch, height, width, channels)))

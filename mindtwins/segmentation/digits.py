@@ -113,7 +113,7 @@ def _texture(color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     blots = int(rng.integers(4, 33))
     depth = rng.uniform(5, 25)
     channels = [
-        Image.fromarray(noise).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        np.asarray(Image.fromarray(noise).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
         for noise in rng.standard_normal((3, blots, blots), dtype=np.float32)
     ]
     return np.stack(channels, axis=2) * np.float32(depth) + color.astype(np.float32)

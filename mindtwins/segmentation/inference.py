@@ -104,7 +104,8 @@ def _logits(forward: Forward, images: np.ndarray, window: Window | None) -> np.n
         )
     height, width = images.shape[2:]
     rows, columns = min(window.size, height), min(window.size, width)
-    total, count = None, np.zeros((height, width, 1), dtype=np.float32)
+    total: np.ndarray | None = None
+    count = np.zeros((height, width, 1), dtype=np.float32)
     for top in window.starts(height):
         for left in window.starts(width):
             region = np.s_[top : top + rows, left : left + columns]
@@ -114,6 +115,7 @@ def _logits(forward: Forward, images: np.ndarray, window: Window | None) -> np.n
             for picture, logits in zip(total, part, strict=True):
                 picture[region] += resize_logits(logits, rows, columns)
             count[region] += 1
+    assert total is not None  # there is a window at least
     return total / count
 
 
@@ -132,7 +134,7 @@ class _View:
     def __init__(
         self,
         logits: np.ndarray,
-        network: tuple[int, int],
+        network: tuple[int, ...],
         size: tuple[int, int],
         mirrored: bool = False,
     ) -> None:
@@ -177,7 +179,7 @@ def _classes(views: Sequence[_View]) -> np.ndarray:
         if len(views) == 1:
             (score,) = tiles  # a softmax would not change the order
         else:
-            score = sum(map(_softmax, tiles))
+            score = np.asarray(sum(map(_softmax, tiles)))
         classes[rows, columns] = score.argmax(axis=2)
     return classes
 

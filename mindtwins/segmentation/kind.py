@@ -86,7 +86,7 @@ class SegmentorKind:
         }
 
     def create(self, checkpoint: Checkpoint) -> nn.Cell:
-        stated = checkpoint.metadata
+        stated = checkpoint.stated
         architecture = {key: stated[key] for key in self.architecture_keys if key in stated}
         return create_segmentor(stated["variant"], ckpt_path=checkpoint, **architecture)
 
@@ -100,8 +100,8 @@ class SegmentorKind:
         published = default_widths(name)
         last = "scale_heads.0.0" if published.neck else "fpn_bottleneck"
         channels = seen.get(f"decode_head.{last}.conv.weight", (published.channels,))[:1]
-        auxiliary = (published.auxiliary_channels,)
+        auxiliary: tuple[int, ...] = (published.auxiliary_channels,)
         if published.auxiliary_channels:
             auxiliary = seen.get("auxiliary_head.convs.0.conv.weight", auxiliary)[:1]
         # A misshapen tensor has no first axis; that it does not fit is said elsewhere.
-        return resolve_widths(name, *channels or (None,), *auxiliary or (None,))
+        return resolve_widths(name, next(iter(channels), None), next(iter(auxiliary), None))

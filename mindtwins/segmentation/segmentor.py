@@ -47,7 +47,7 @@ class Segmentor(nn.Cell):
         self.dialect = dialect
         self.in_channels = backbone.in_channels
         self.drop_path_rates = backbone.drop_path_rates
-        self.dropped = (decode_head.channels,)
+        self.dropped: tuple[int, ...] = (decode_head.channels,)
         if auxiliary_head is not None:
             self.dropped = (*self.dropped, auxiliary_head.channels)
         self.dropout_channels = sum(self.dropped)
@@ -110,7 +110,7 @@ class SegmentorOutputs(nn.Cell):
         maps = segmentor.features(images)
         refined = segmentor.refine(maps)
         shown = maps if segmentor.neck is None else (*maps, *refined)
-        outputs = ()
+        outputs: tuple[Tensor, ...] = ()
         for tokens in shown:
             outputs = (*outputs, channels_first(tokens))
         outputs = (*outputs, segmentor.decode_head(refined, None))

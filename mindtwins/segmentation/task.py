@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from os.path import relpath
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from mindspore import nn
 
@@ -138,7 +138,7 @@ class Segmentation:
         if self.checkpoint is None or self._new_head or before == data.classes:
             return
         path = self.checkpoint.path
-        width = (self.checkpoint.metadata or {}).get("num_classes", self.config.num_classes)
+        width = self.checkpoint.stated.get("num_classes", self.config.num_classes)
         if is_training and (before is not None or width != self.config.num_classes):
             self._new_head = True
             tell(
@@ -312,7 +312,7 @@ class Segmentation:
 
     def describe(self, prediction: dict) -> str:
         """The file, its largest classes, and where the overlay is."""
-        return describe(prediction, self.config.top_k)
+        return describe(prediction, cast(InferConfig, self.config).top_k)
 
     def captioned(self, prediction: dict) -> tuple[str, str]:
         """The overlay and its largest class."""

@@ -61,7 +61,7 @@ class UPerNetHead(Head):
     def pool_pyramid(self, x: Tensor) -> Tensor:
         """The last stage's map beside its means over 1, 4, 9 and 36 regions, mixed."""
         _, height, width, _ = x.shape
-        parts = (x,)
+        parts: tuple[Tensor, ...] = (x,)
         for module in self.psp_modules:
             parts = (*parts, resize_bilinear(module(x), height, width))
         return self.bottleneck(ops.concat(parts, -1))
@@ -69,7 +69,7 @@ class UPerNetHead(Head):
     def construct(self, maps: tuple[Tensor, ...], dropout_mask: Tensor | None) -> Tensor:
         _, height, width, _ = maps[0].shape
         top = self.pool_pyramid(maps[3])
-        levels = (resize_bilinear(top, height, width),)
+        levels: tuple[Tensor, ...] = (resize_bilinear(top, height, width),)
         for level in (2, 1, 0):
             lateral = self.lateral_convs[level](maps[level])
             top = lateral + resize_bilinear(top, lateral.shape[1], lateral.shape[2])

@@ -118,7 +118,9 @@ def set_aside(paths: Iterable[Path], why: str) -> list[str]:
 
 
 def _step_of(path: Path) -> int:
-    return int(_STEP_FILE.fullmatch(path.name)[1])
+    match = _STEP_FILE.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
 
 
 def _is_leftover(path: Path) -> bool:

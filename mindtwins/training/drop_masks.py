@@ -42,6 +42,6 @@ def draw_drop_masks(
 
 def _draw(rates: Sequence[float], seed: int, purpose: Purpose, step: int, count: int) -> np.ndarray:
     """float32 (len(rates), count): 0 with the row's probability, else 1 / (1 - rate)."""
-    rates = np.asarray(rates, np.float64)[:, None]
+    column = np.asarray(rates, np.float64)[:, None]
     uniform = generator_at(seed, purpose, step).random((len(rates), count))
-    return ((uniform >= rates) / (1 - rates)).astype(np.float32)
+    return ((uniform >= column) / (1 - column)).astype(np.float32)

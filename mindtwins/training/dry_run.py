@@ -15,7 +15,7 @@ GIB = 2**30
 def dry_run(trainer: Trainer) -> None:
     """Make a step that compiles and one that is timed, and report; nothing is written."""
     trainer.introduce()
-    seconds = []
+    seconds: list[float] = []
     for batches in trainer.step_batches(0, min(2, trainer.last_step)):
         started = time.perf_counter()
         result = trainer.train_state.step(batches, trainer.schedule(len(seconds)))

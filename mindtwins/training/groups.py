@@ -71,7 +71,9 @@ def _depths(parameters: list[Parameter]) -> dict[str, int]:
     final norms with the last block.
     """
     blocks = sorted({key for p in parameters if (key := _block(p.name)) is not None})
-    depth_of_block = {key: depth for depth, key in enumerate(blocks, start=1)}
+    depth_of_block: dict[tuple[int, int] | None, int] = {
+        key: depth for depth, key in enumerate(blocks, start=1)
+    }
     depths = {}
     for parameter in parameters:
         name = parameter.name.removeprefix("backbone.")

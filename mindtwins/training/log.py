@@ -53,12 +53,12 @@ class RunLog:
         self._draw()
         self._summarize("epoch", record)
 
-    def add_step(self, **record: float) -> None:
+    def add_step(self, **record: float | None) -> None:
         """Log a step."""
         _append(self.steps, record)
         self._summarize("step", record)
 
-    def _summarize(self, axis: str, record: dict[str, float | None]) -> None:
+    def _summarize(self, axis: str, record: Mapping[str, float | None]) -> None:
         if self._open_summaries is None:
             return
         if self._summaries is None:

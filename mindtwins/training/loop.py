@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from itertools import islice
+from typing import cast
 
 import mindspore as ms
 from tqdm import tqdm
@@ -86,7 +87,8 @@ class Trainer:
         self._memory_doubt = check_memory(task.parts(), config, ranks_here, free_memory())
         train_data, test_data = task.find_data("train"), task.find_data("val")
         task.check_same_classes(train_data, test_data)
-        self.config = config = task.config
+        # A task fills in what the recipe leaves open; its class stays.
+        self.config = config = cast(TrainConfig, task.config)
         self.loader = task.training_loader(train_data, self.world)
         self.steps_per_epoch = config.epoch_steps or self.loader.steps_per_epoch
         self.last_step = config.epoch_size * self.steps_per_epoch
@@ -188,10 +190,11 @@ class Trainer:
     def _take_up(self) -> None:
         """Go on where the checkpoint is that `--resume` found."""
         checkpoint = self._continued
+        assert checkpoint is not None
         for notice in check_continuation(checkpoint, self.identity, self._has_batch_norms):
             self.say(f"notice: {notice}")
         self.train_state.restore(checkpoint)
-        self.progress = Progress(**checkpoint.metadata["progress"])
+        self.progress = Progress(**checkpoint.stated["progress"])
         self._continued = replace(checkpoint, tensors={})  # the memory is needed
 
     def _prepare_folder(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.config import Config
@@ -50,10 +50,12 @@ def known_classes(config: Config, checkpoint: Checkpoint | None) -> tuple[str, .
 
 def check_usable(checkpoint: Checkpoint | None) -> None:
     """Raise a UserError for a checkpoint that the scripts have no pictures for."""
-    metadata = (checkpoint.metadata or {}) if checkpoint is not None else {}
-    if metadata.get("in_channels", 3) != 3:
+    if checkpoint is None:
+        return
+    channels = (checkpoint.metadata or {}).get("in_channels", 3)
+    if channels != 3:
         raise UserError(
-            f"{checkpoint.path} is a model of {metadata['in_channels']} input channels, but the "
+            f"{checkpoint.path} is a model of {channels} input channels, but the "
             "scripts read RGB pictures: use it in Python, with mindtwins.load_model"
         )
 
@@ -75,7 +77,7 @@ def read_class_names(config: Config) -> tuple[str, ...] | None:
     return names
 
 
-def asked_dialect(config: Config) -> dict[str, str]:
+def asked_dialect(config: Config) -> dict[str, Any]:
     """The conventions that the recipe states, in spite of what a checkpoint records."""
     fields = {
         "window_padding": config.window_padding,

@@ -95,7 +95,7 @@ class RunFolder:
             return []
         if continued.path.resolve().parent != self.path.resolve():
             return [*everything, *self._existing(_LOGS)]
-        step = continued.metadata["progress"]["step"]
+        step = continued.stated["progress"]["step"]
         later = self.checkpoints.steps_after(step)
         if later:  # the run goes back
             later += [path for path in self.checkpoints.weights() if _is_later(path, step)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mindspore import nn
 
@@ -37,14 +37,22 @@ class Metrics(Protocol):
         images: number of images that counted.
     """
 
-    score: float
-    images: int
+    @property
+    def score(self) -> float: ...
+
+    @property
+    def images(self) -> int: ...
 
     def record(self) -> dict[str, float]:
         """The numbers for the log, by name."""
 
 
-class Evaluator(Protocol):
+Data = TypeVar("Data", bound=DataSet)
+Found = TypeVar("Found", bound=Metrics)
+Found_co = TypeVar("Found_co", bound=Metrics, covariant=True)
+
+
+class Evaluator(Protocol[Found_co]):
     """Evaluates a model again and again.
 
     Attributes:
@@ -53,15 +61,20 @@ class Evaluator(Protocol):
         skipped: unreadable images that this process left out of it.
     """
 
-    images_per_second: float | None
-    skipped: int
+    @property
+    def images_per_second(self) -> float | None: ...
 
-    def evaluate(self) -> Metrics:
+    @property
+    def skipped(self) -> int: ...
+
+    def evaluate(self) -> Found_co:
         """Evaluate every image once, over all ranks."""
 
 
-class Task(Protocol):
+class Task(Protocol[Data, Found]):
     """What a recipe's `task` stands for. Methods raise UserError for what a user can get wrong.
+
+    Of its own kind are its data and what it finds in an evaluation of them; a bare `Task` is any.
 
     Attributes:
         datasets: the values of the option `dataset` that go with it.
@@ -72,42 +85,52 @@ class Task(Protocol):
         classes: the names of the model's classes, by number; None where they are not known.
     """
 
-    datasets: tuple[str, ...]
-    score_name: str
-    curves: dict[str, str]
-    has_batch_norms: bool
+    @property
+    def datasets(self) -> tuple[str, ...]: ...
 
-    config: Config
-    classes: tuple[str, ...] | None
+    @property
+    def score_name(self) -> str: ...
+
+    @property
+    def curves(self) -> dict[str, str]: ...
+
+    @property
+    def has_batch_norms(self) -> bool: ...
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
 
     def __init__(self, config: Config, checkpoint: Checkpoint | None = None) -> None:
         """Take the recipe, and the checkpoint to start from or to use."""
 
-    def find_data(self, split: str) -> DataSet:
+    def find_data(self, split: str) -> Data:
         """The files of a split, "train" or "val"; for a training the former comes first."""
 
-    def check_same_classes(self, train: DataSet, val: DataSet) -> None:
+    def check_same_classes(self, train: Data, val: Data) -> None:
         """Raise unless a label means the same in both."""
 
-    def entries(self, data: DataSet) -> Iterable[str]:
+    def entries(self, data: Data) -> Iterable[str]:
         """Each image with its label as text: what a continued run has to find unchanged."""
 
     def build_model(self, world: World) -> tuple[nn.Cell, dict]:
         """The model with its weights at the recipe's precision, and all that using them takes."""
 
-    def training_loader(self, data: DataSet, world: World) -> TrainingLoader:
+    def training_loader(self, data: Data, world: World) -> TrainingLoader:
         """This rank's augmented batches."""
 
     def loss(self) -> nn.Cell:
         """From (the model's output in training, targets) to a float32 scalar."""
 
-    def evaluator(self, model: nn.Cell, data: DataSet, world: World) -> Evaluator:
+    def evaluator(self, model: nn.Cell, data: Data, world: World) -> Evaluator[Found]:
         """Evaluates a model on the data, shared by the ranks."""
 
-    def report(self, metrics: Metrics, data: DataSet) -> str:
+    def report(self, metrics: Found, data: Data) -> str:
         """An evaluation's result in words, in detail."""
 
-    def result(self, metrics: Metrics, data: DataSet) -> dict:
+    def result(self, metrics: Found, data: Data) -> dict:
         """An evaluation's result for a JSON file."""
 
     def preprocessing(self) -> Callable:
