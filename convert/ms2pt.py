@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
 
 def _differences(checkpoint: Checkpoint, layout: Layout) -> list[str]:
     """In what the code that the file is for computes otherwise than the weights are used here."""
-    used = (checkpoint.metadata or {}).get("dialect", {})
+    used = checkpoint.stated.get("dialect", {})
     if not KINDS[layout.task].keeps_dialect:
         return []
     return [

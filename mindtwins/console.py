@@ -6,9 +6,18 @@ cannot be shown is lost with a word, and the work goes on.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Any, TextIO
+
+# For what every rank would say alike: only rank 0's is heard.
+notices = logging.getLogger("mindtwins.notices")
+
+
+def tell(text: str) -> None:
+    """Say something that the user should know of, but need not do anything about."""
+    notices.warning("notice: %s", text)
 
 
 class SafeOutput:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from mindtwins import console
 from mindtwins.data import notices
 from mindtwins.data.image_folder import ImageFolder
 
@@ -31,8 +32,8 @@ def same_start():
 def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list]:
     """The notices so far, of which none has been given before the test."""
     monkeypatch.setattr(notices, "_told", bytearray(len(notices._told)))
-    monkeypatch.setattr(notices.logger, "disabled", False)
-    return lambda: [r.getMessage() for r in caplog.records if r.name == notices.logger.name]
+    monkeypatch.setattr(console.notices, "disabled", False)
+    return lambda: [r.getMessage() for r in caplog.records if r.name == console.notices.name]
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mindtwins.console import tell
 from mindtwins.data.image_folder import ImageFolder
-from mindtwins.data.notices import tell
 from mindtwins.errors import UserError
 
 _NAMES_SHOWN = 5

@@ -13,7 +13,7 @@ from mindtwins.conversion.kinds import Shapes
 from mindtwins.conversion.recognize import Recognition, recognize
 from mindtwins.models.twins import ClassifierOutputs
 from mindtwins.models.variants import create_model, parameter_shapes, resolve_name
-from mindtwins.training.recorded import defaults
+from mindtwins.training.recorded import defaults, describe_use
 
 
 class ClassifierKind:
@@ -44,12 +44,12 @@ class ClassifierKind:
         return {"num_classes": num_classes, "in_channels": in_channels}
 
     def use(self, architecture: Mapping) -> dict:
-        preprocessing = defaults(Classification.preprocessing_options)
-        return {
-            "classes": None,
-            "preprocessing": {"interpolation": "bicubic", **preprocessing},
-            "data": defaults(Classification.data_options),
-        }
+        return describe_use(
+            None,
+            "bicubic",
+            defaults(Classification.preprocessing_options),
+            defaults(Classification.data_options),
+        )
 
     def create(self, checkpoint: Checkpoint) -> nn.Cell:
         stated = checkpoint.stated

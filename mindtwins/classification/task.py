@@ -20,11 +20,11 @@ from mindtwins.classification.mixing import Mixing
 from mindtwins.classification.predict import classify, describe
 from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
 from mindtwins.config import Config, InferConfig
+from mindtwins.console import tell
 from mindtwins.data.decode import limit_pixels
 from mindtwins.data.digits import write_digits
 from mindtwins.data.image_folder import ImageFolder, check_same_classes, find_split
 from mindtwins.data.loader import TrainingLoader
-from mindtwins.data.notices import tell
 from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
@@ -40,7 +40,7 @@ from mindtwins.training.recipe import (
     loader_options,
     with_known_dataset,
 )
-from mindtwins.training.recorded import as_trained, record, states
+from mindtwins.training.recorded import as_trained, describe_use, record, states
 
 # That a prediction takes by default: more are hardly faster, and the first results come later.
 IMAGES_AT_ONCE = 8
@@ -113,7 +113,7 @@ class Classification:
         if self.checkpoint is None or self._new_head:
             self._whose = data.listing
             return
-        width = (self.checkpoint.metadata or {}).get("num_classes", self.config.num_classes)
+        width = self.checkpoint.stated.get("num_classes", self.config.num_classes)
         if width != self.config.num_classes:
             self._new_head = True
             tell(
@@ -162,12 +162,12 @@ class Classification:
             "num_classes": config.num_classes,
             "in_channels": model.in_channels,
             "dialect": asdict(model.dialect),
-            "classes": list(self.classes) if self.classes is not None else None,
-            "preprocessing": {
-                "interpolation": "bicubic",
-                **record(config, self.preprocessing_options),
-            },
-            "data": record(config, self.data_options),
+            **describe_use(
+                self.classes,
+                "bicubic",
+                record(config, self.preprocessing_options),
+                record(config, self.data_options),
+            ),
         }
         return set_precision(model, config.amp_level), metadata
 

@@ -7,7 +7,6 @@ key or a value of the wrong type is an error wherever it stands.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
@@ -18,10 +17,8 @@ import yaml
 
 from mindtwins.cli import Parser, nearest
 from mindtwins.config.options import STARTING_POINT, Config, Section, TrainConfig, show
+from mindtwins.console import tell
 from mindtwins.errors import UserError
-
-# For what every rank would say alike: only rank 0's is heard.
-notices = logging.getLogger("mindtwins.notices")
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -63,10 +60,9 @@ def _shorten_default_warmup(cls: type[Config], values: dict[str, Any]) -> None:
     epochs = values.get("epoch_size", default + 1)
     if "warmup_epochs" not in values and epochs <= default:
         values["warmup_epochs"] = epochs // 2
-        notices.warning(
-            "notice: warmup_epochs is %d, half of epoch_size, instead of its default of %d",
-            epochs // 2,
-            default,
+        tell(
+            f"warmup_epochs is {epochs // 2}, half of epoch_size, instead of its default of "
+            f"{default}"
         )
 
 
@@ -78,11 +74,9 @@ def _prefer_float32_on_cpu(
     level = values.get("amp_level", "O0")
     if device == "CPU" and level != "O0" and "amp_level" not in flags:
         values["amp_level"] = "O0"
-        notices.warning(
-            "notice: on CPU in float32 (amp_level O0), which is faster there than the recipe's %s; "
-            "--amp_level %s asks for that",
-            level,
-            level,
+        tell(
+            f"on CPU in float32 (amp_level O0), which is faster there than the recipe's {level}; "
+            f"--amp_level {level} asks for that"
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mindtwins.data.notices import tell
+from mindtwins.console import tell
 from mindtwins.errors import UserError
 
 Image.init()

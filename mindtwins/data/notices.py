@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 import threading
@@ -13,18 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-# For what every rank would say alike: only rank 0's is heard.
-logger = logging.getLogger("mindtwins.notices")
+from mindtwins.console import tell
 
 # A byte for each kind, by its checksum: worker processes share them, unlike a set.
 _told = mmap.mmap(-1, 1 << 16)
 _lock = threading.Lock()
 _reading = threading.local()
-
-
-def tell(text: str) -> None:
-    """Say something that the user should know of, but need not do anything about."""
-    logger.warning("notice: %s", text)
 
 
 def tell_once(kind: Hashable, text: str) -> None:

@@ -6,7 +6,6 @@ alone, both do nothing.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ import traceback
 from collections.abc import Callable
 
 from mindtwins import errors
+from mindtwins.console import notices
 from mindtwins.distribution.connection import Connection, RankLost, end_process
 from mindtwins.distribution.launched import stand_apart
 from mindtwins.distribution.process_info import ProcessInfo, find_process_info
@@ -98,7 +98,7 @@ def run_cli(main: Callable[[list[str]], None]) -> None:
     and the lowest of the others says which rank failed.
     """
     is_first = _is_first()
-    logging.getLogger("mindtwins.notices").disabled = not is_first
+    notices.disabled = not is_first
     errors.run_cli(lambda argv: _run(main, argv), tells=is_first)
 
 

@@ -154,7 +154,7 @@ def resolve_dialect(
     checkpoint: Checkpoint | None, default: Dialect, **asked: str | float | None
 ) -> Dialect:
     """What is asked for; where that is None what the checkpoint records, else the default."""
-    recorded = (checkpoint.metadata or {}).get("dialect", {}) if checkpoint is not None else {}
+    recorded = checkpoint.stated.get("dialect", {}) if checkpoint is not None else {}
     stated = {key: value for key, value in asked.items() if value is not None}
     return replace(default, **recorded | stated)
 

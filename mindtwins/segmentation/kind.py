@@ -23,7 +23,7 @@ from mindtwins.segmentation.variants import (
     resolve_widths,
     segmentor_shapes,
 )
-from mindtwins.training.recorded import defaults
+from mindtwins.training.recorded import defaults, describe_use
 
 _BACKBONE = "backbone."
 _HEADS = ("decode_head", "auxiliary_head")
@@ -79,11 +79,12 @@ class SegmentorKind:
         """As ADE20K's where there are as many classes, which the published segmentors have."""
         preprocessing = defaults(Segmentation.preprocessing_options) | {"image_size": 512}
         is_ade20k = architecture["num_classes"] == len(ade20k.CLASSES)
-        return {
-            "classes": list(ade20k.CLASSES) if is_ade20k else None,
-            "preprocessing": {"interpolation": "bilinear", **preprocessing},
-            "data": {"dataset": "ade20k" if is_ade20k else "pairs"},
-        }
+        return describe_use(
+            ade20k.CLASSES if is_ade20k else None,
+            "bilinear",
+            preprocessing,
+            {"dataset": "ade20k" if is_ade20k else "pairs"},
+        )
 
     def create(self, checkpoint: Checkpoint) -> nn.Cell:
         stated = checkpoint.stated

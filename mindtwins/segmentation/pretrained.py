@@ -88,7 +88,7 @@ def load_backbone(segmentor: Segmentor, ckpt_path: str | os.PathLike) -> Backbon
 
 def _expect_backbone(checkpoint: Checkpoint, variant: str) -> None:
     """Raise a UserError if a checkpoint states another; a segmentor's name ends in its own."""
-    stated = (checkpoint.metadata or {}).get("variant", variant)
+    stated = checkpoint.stated.get("variant", variant)
     if stated != variant and not stated.endswith(f"_{variant}"):
         raise UserError(
             f"{checkpoint.path} is a checkpoint of {stated}, whose backbone is not {variant}"

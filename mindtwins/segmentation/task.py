@@ -12,10 +12,10 @@ from mindspore import nn
 
 from mindtwins.checkpoint import FORMAT_VERSION, Checkpoint
 from mindtwins.config import Config, InferConfig
+from mindtwins.console import tell
 from mindtwins.data import text_files
 from mindtwins.data.decode import limit_pixels
 from mindtwins.data.loader import TrainingLoader
-from mindtwins.data.notices import tell
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision
 from mindtwins.models.complexity import Part
@@ -51,7 +51,7 @@ from mindtwins.training.recipe import (
     loader_options,
     with_known_dataset,
 )
-from mindtwins.training.recorded import as_trained, record, states
+from mindtwins.training.recorded import as_trained, describe_use, record, states
 
 
 def _numbers(count: int) -> list[str]:
@@ -187,12 +187,12 @@ class Segmentation:
                 config.model, config.num_classes, model.in_channels, widths_of(model)
             ),
             "dialect": asdict(model.dialect),
-            "classes": None if names == _numbers(config.num_classes) else list(names),
-            "preprocessing": {
-                "interpolation": "bilinear",
-                **record(config, self.preprocessing_options),
-            },
-            "data": record(config, self.data_options),
+            **describe_use(
+                None if names == _numbers(config.num_classes) else names,
+                "bilinear",
+                record(config, self.preprocessing_options),
+                record(config, self.data_options),
+            ),
         }
         if self.checkpoint is None and config.pretrained_backbone:
             report = load_backbone(model, config.pretrained_backbone)

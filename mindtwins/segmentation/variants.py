@@ -138,7 +138,7 @@ def create_segmentor(
         embed_epsilon=embed_epsilon,
         sr_epsilon=sr_epsilon,
     )
-    recorded = (checkpoint.metadata or {}) if checkpoint is not None else {}
+    recorded = checkpoint.stated if checkpoint is not None else {}
     widths = resolve_widths(
         name,
         recorded.get("channels") if channels is None else channels,

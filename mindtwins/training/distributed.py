@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.communication import get_group_size, get_rank, init
 
+from mindtwins.console import notices
 from mindtwins.distribution.connection import Connection
 from mindtwins.distribution.launch import current_connection
 from mindtwins.distribution.process_info import find_process_info
@@ -132,5 +132,5 @@ def join_world(distribute: bool) -> World:
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=connection.size
     )
     if connection.rank > 0:
-        logging.getLogger("mindtwins.notices").disabled = True  # rank 0 gives the same ones
+        notices.disabled = True  # rank 0 gives the same ones
     return World(connection.rank, connection.size, connection)

@@ -79,7 +79,7 @@ class Trainer:
         self.run_folder = RunFolder(config)
         self._continued = None if config.dry_run else self.run_folder.read_continued()
         if self._continued is not None:
-            begun = (self._continued.metadata or {}).get("recipe", {})
+            begun = self._continued.stated.get("recipe", {})
             config = as_begun(config, begun)
         self.config = config
         task = create_task(config)

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.config import Config
+from mindtwins.console import tell
 from mindtwins.data import text_files
-from mindtwins.data.notices import tell
 from mindtwins.errors import UserError
 from mindtwins.training.distributed import World
 from mindtwins.training.recorded import states
@@ -42,7 +42,7 @@ def known_classes(config: Config, checkpoint: Checkpoint | None) -> tuple[str, .
         UserError: the file cannot be read, or does not fit `num_classes`.
     """
     named = read_class_names(config)
-    recorded = checkpoint and (checkpoint.metadata or {}).get("classes")
+    recorded = checkpoint and checkpoint.stated.get("classes")
     if named is not None and recorded and tuple(recorded) != named:
         tell(f"class names of {config.class_names} instead of the checkpoint's")
     return named or (tuple(recorded) if recorded else None)
@@ -52,7 +52,7 @@ def check_usable(checkpoint: Checkpoint | None) -> None:
     """Raise a UserError for a checkpoint that the scripts have no pictures for."""
     if checkpoint is None:
         return
-    channels = (checkpoint.metadata or {}).get("in_channels", 3)
+    channels = checkpoint.stated.get("in_channels", 3)
     if channels != 3:
         raise UserError(
             f"{checkpoint.path} is a model of {channels} input channels, but the "

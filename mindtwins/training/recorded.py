@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.config import Config, TrainConfig
 from mindtwins.config.options import show
-from mindtwins.data.notices import tell
+from mindtwins.console import tell
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -37,7 +37,7 @@ def as_trained(
     """
     if checkpoint is None:
         return config
-    metadata = checkpoint.metadata or {}
+    metadata = checkpoint.stated
     values: dict[str, Any] = {}
     if not states(config, "model") and "variant" in metadata:
         values["model"] = metadata["variant"]
@@ -80,6 +80,26 @@ def _taken_over(
         elif asked != value and told:
             tell(f"{name} {show(asked)} instead of the checkpoint's {show(value)}")
     return values
+
+
+def describe_use(
+    classes: Sequence[str] | None,
+    interpolation: str,
+    preprocessing: dict[str, Any],
+    data: dict[str, Any],
+) -> dict[str, Any]:
+    """What a checkpoint's metadata says of its use, which `as_trained` reads.
+
+    Args:
+        classes: the names of the model's classes, by number; None where they are not known.
+        interpolation: of the preprocessing, which no option says.
+        preprocessing, data: options as `record` or `defaults` give them.
+    """
+    return {
+        "classes": None if classes is None else list(classes),
+        "preprocessing": {"interpolation": interpolation, **preprocessing},
+        "data": data,
+    }
 
 
 def record(config: Config, names: Sequence[str]) -> dict[str, Any]:

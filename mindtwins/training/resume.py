@@ -43,7 +43,7 @@ def check_continuation(
         UserError: the checkpoint is not of a training run, or continuing would silently give
             another result than either recipe.
     """
-    then = checkpoint.metadata or {}
+    then = checkpoint.stated
     if "recipe" not in then:
         raise UserError(
             f"{checkpoint.path} holds no training run to continue: to start from its weights, use "

@@ -123,7 +123,7 @@ class RunFolder:
 def _is_later(path: Path, step: int) -> bool:
     """Whether weights are of more than `step` steps, as far as they say."""
     try:
-        trained = (load_checkpoint(path).metadata or {}).get("trained", {})
+        trained = load_checkpoint(path).stated.get("trained", {})
     except DamagedCheckpoint:
         return True
     return trained.get("step", step + 1) > step
