@@ -1,32 +1,13 @@
-"""Train a Twins model: `python train.py --config configs/svt_tiny_digits.yaml`.
+"""Train a Twins model.
 
-The same command after `mpirun -n 8` or as msrun's script trains on several devices.
+The same as `mindtwins train`; --help lists the options.
 """
 
 from __future__ import annotations
 
 from mindtwins import interruptible  # noqa: F401
-from mindtwins.config import TrainConfig, parse_config
-from mindtwins.distribution import launch
-
-
-def main(argv: list[str]) -> None:
-    """Read the configuration and train."""
-    config = parse_config(TrainConfig, argv, __doc__)
-    rank = launch.begin(config.distribute, config.device_target)
-    # Only now: these import MindSpore.
-    from mindtwins.tasks import create_task
-    from mindtwins.training.dry_run import dry_run
-    from mindtwins.training.loop import Trainer
-
-    if config.summary:
-        if rank == 0:
-            print(create_task(config).summary())
-    elif config.dry_run:
-        dry_run(Trainer(config, create_task))
-    else:
-        Trainer(config, create_task).train()
-
+from mindtwins.commands.train import main
+from mindtwins.distribution.launch import run_cli
 
 if __name__ == "__main__":
-    launch.run_cli(main)
+    run_cli(main)

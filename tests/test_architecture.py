@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mindtwins.__main__ import COMMANDS
 from mindtwins.tasks import KINDS, TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,8 @@ ORDER = (
     ("conversion",),
     tuple(TASKS),
     ("tasks",),
+    ("commands",),
+    ("__main__",),
 )
 ROW = {name: row for row, names in enumerate(ORDER) for name in names}
 
@@ -72,7 +75,7 @@ def test_imports_point_down_only():
             continue
         for line, name in imports(path):
             parts = name.split(".")
-            if parts[0] != "mindtwins" or len(parts) < 2 or parts[1] == mine:
+            if parts[0] != "mindtwins" or parts[1:2] in ([], [mine], ["__version__"]):
                 continue
             if ROW[parts[1]] >= ROW[mine]:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
@@ -125,14 +128,19 @@ def code_words(path: Path) -> list[tuple[int, str]]:
     ]
 
 
-@pytest.mark.parametrize("script", ["train.py", "validate.py", "infer.py", "convert"])
-def test_scripts_know_no_task(script: str):
-    path = ROOT / script
-    for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-        for line, name in imports(file):
-            parts = name.split(".")
-            known = parts[0] == "mindtwins" and parts[1] in TASKS
-            assert not known, f"{file.name}:{line} imports {name}"
+@pytest.mark.parametrize("path", sorted((PACKAGE / "commands").glob("*.py")), ids=lambda p: p.stem)
+def test_commands_know_no_task(path: Path):
+    for line, name in imports(path):
+        parts = name.split(".")
+        known = parts[0] == "mindtwins" and parts[1] in TASKS
+        assert not known, f"{path.name}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_its_script(name: str):
+    text = (ROOT / COMMANDS[name].script).read_text()
+    assert f"from mindtwins.commands.{name.replace('-', '_')} import main\n" in text
+    assert text.endswith("    run_cli(main)\n")
 
 
 def test_no_task_is_named_outside_its_folder():

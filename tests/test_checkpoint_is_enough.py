@@ -12,11 +12,10 @@ import pytest
 from mindspore import Tensor
 from PIL import Image
 
-import infer
 import mindtwins
-import validate
 from mindtwins.checkpoint import load_checkpoint, save_checkpoint
 from mindtwins.classification.transforms import EvaluationTransform
+from mindtwins.commands import infer, validate
 from mindtwins.config import InferConfig, TrainConfig, parse_config
 from mindtwins.errors import UserError
 from mindtwins.segmentation.digits import CLASSES as DIGITS

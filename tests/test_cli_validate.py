@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import validate
 from mindtwins.checkpoint import save_checkpoint
+from mindtwins.commands import validate
 from mindtwins.errors import UserError
 from mindtwins.models import create_model
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-import infer
 from mindtwins.checkpoint import save_checkpoint
+from mindtwins.commands import infer
 from mindtwins.config import InferConfig
 from mindtwins.conversion.converter import from_torch
 from mindtwins.conversion.readers import read_source

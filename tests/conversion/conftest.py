@@ -1,9 +1,9 @@
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
+from mindtwins.commands import convert, convert_back
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomize
 
@@ -27,21 +27,11 @@ def save(tmp_path):
     return save
 
 
-def load_script(name):
-    """A script of `convert/` as a module, to call its `main` without a new process."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "convert" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def pt2ms():
-    main = load_script("pt2ms").main
-    return lambda *args: main([str(arg) for arg in args])
+    return lambda *args: convert.main([str(arg) for arg in args])
 
 
 @pytest.fixture(scope="session")
 def ms2pt():
-    main = load_script("ms2pt").main
-    return lambda *args: main([str(arg) for arg in args])
+    return lambda *args: convert_back.main([str(arg) for arg in args])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import infer
+from mindtwins.commands import infer
 from mindtwins.data.folders import IMAGE_SUFFIXES, FolderListing, is_leftover
 from mindtwins.data.image_folder import ImageFolder
 from mindtwins.errors import UserError

@@ -11,8 +11,8 @@ import pytest
 from mindspore import Tensor
 from PIL import Image
 
-import validate
 from mindtwins.checkpoint import save_checkpoint
+from mindtwins.commands import validate
 from mindtwins.config import TrainConfig, parse_config
 from mindtwins.errors import UserError
 from mindtwins.segmentation.overlay import write_labels
