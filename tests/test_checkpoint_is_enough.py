@@ -318,6 +318,21 @@ class TestFineTuning:
         np.testing.assert_array_equal(found["head.weight"], trained["head.weight"])
         assert "head" not in caplog.text
 
+    def test_classes_that_are_not_named_keep_the_head_and_are_told(
+        self, folder: Path, tmp_path: Path, caplog
+    ):
+        trained = load_checkpoint(folder / "best.ckpt")
+        unnamed = tmp_path / "unnamed.ckpt"
+        save_checkpoint(unnamed, trained.tensors, {**trained.stated, "classes": None})
+        config = self.other_data(folder, tmp_path, ("a", "b", "c"))
+        found, metadata = self.weights(replace(config, ckpt_path=str(unnamed)))
+        np.testing.assert_array_equal(found["head.weight"], trained.tensors["head.weight"])
+        assert metadata["classes"] == ["a", "b", "c"]
+        assert (
+            f"{unnamed} does not name its classes: its head goes on, for a, b, c in this order"
+            in caplog.text
+        )
+
 
 def test_more_classes_than_folders_can_be_trained(folder: Path, tmp_path: Path, caplog):
     """The others have no images; validation knows the folders by name all the same."""

@@ -126,6 +126,11 @@ class Classification:
                 f"the head of {self.checkpoint.path} is for other classes ({some(before)}): a new "
                 f"one for {some(self.classes)} starts in its place"
             )
+        elif before is None:
+            tell(
+                f"{self.checkpoint.path} does not name its classes: its head goes on, for "
+                f"{some(self.classes)} in this order"
+            )
         self._whose = data.listing
 
     def check_same_classes(self, train: ImageFolder, val: ImageFolder) -> None:

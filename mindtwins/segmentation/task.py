@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from os.path import relpath
 from pathlib import Path
 from typing import ClassVar, cast
@@ -146,7 +147,7 @@ class Segmentation:
                 f"{data.num_classes} of {data.root} starts in its place"
             )
         elif before is not None:
-            pairs = zip(before, data.classes, strict=False)
+            pairs = zip_longest(before, data.classes, fillvalue="no class")
             there, here = next(pair for pair in pairs if pair[0] != pair[1])
             raise UserError(
                 f"the classes of {data.root} are not those of {path}: {here!r} stands where that "

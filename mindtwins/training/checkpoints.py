@@ -104,15 +104,22 @@ class CheckpointFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def set_aside(paths: Iterable[Path], why: str) -> list[str]:
-    """Rename files to `<name>.<why>`, numbered where that is taken, and give the new names."""
+def set_aside(paths: Iterable[Path], why: str, stays: bool = False) -> list[str]:
+    """Rename files to `<name>.<why>`, numbered where that is taken, and give the new names.
+
+    Args:
+        stays: copy them instead.
+    """
     names = []
     for path in paths:
         number, target = 1, path.with_name(f"{path.name}.{why}")
         while os.path.lexists(target):
             number += 1
             target = path.with_name(f"{path.name}.{why}_{number}")
-        path.rename(target)
+        if stays:
+            shutil.copy2(path, target)
+        else:
+            path.rename(target)
         names.append(target.name)
     return names
 

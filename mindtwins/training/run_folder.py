@@ -83,6 +83,10 @@ class RunFolder:
         passed_over = list(self._passed_over(continued))
         for path, name in zip(passed_over, set_aside(passed_over, "set_aside"), strict=True):
             told.append(f"{path} is not of the run from here on: kept as {name}")
+        if continued is not None and passed_over:  # it goes back, and so will what is left of them
+            logs = self._existing(_LOGS)
+            for path, name in zip(logs, set_aside(logs, "set_aside", stays=True), strict=True):
+                told.append(f"{path} goes back too: as it was, it is {name}")
         self.checkpoints.clean()
         return told
 

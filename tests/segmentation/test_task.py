@@ -203,3 +203,15 @@ def test_pairs_are_read_as_asked(data: Path) -> None:
         options = {"data_dir": str(data), "class_names": str(data / "classes.txt")}
         config = TrainConfig(**TINY | options, exif_orientation=turned)
         assert create_task(config).find_data("val").exif_orientation == turned
+
+
+def test_a_checkpoint_of_fewer_names_is_refused_in_a_sentence(data: Path, tmp_path: Path):
+    task = create_task(recipe(data))
+    task.find_data("train")
+    model, metadata = task.build_model(World())
+    tensors = {p.name: p.asnumpy() for p in model.get_parameters()}
+    path = tmp_path / "x.ckpt"
+    save_checkpoint(path, tensors, {**metadata, "classes": list(CLASSES[:2])})
+    later = create_task(recipe(data, ckpt_path=str(path)))
+    with pytest.raises(UserError, match="'nowhere' stands where that has 'no class'"):
+        later.find_data("val")

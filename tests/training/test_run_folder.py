@@ -97,12 +97,15 @@ def test_a_damaged_checkpoint_is_kept_under_another_name(tmp_path: Path):
 def test_going_back_keeps_what_came_later(tmp_path: Path):
     fill(tmp_path, 4, 8, 12, best=8)
     content = (tmp_path / "step_00000012.ckpt").read_bytes()
-    told = start(run_of(tmp_path, resume=str(tmp_path / "step_00000004.ckpt")))
+    *told, of_log = start(run_of(tmp_path, resume=str(tmp_path / "step_00000004.ckpt")))
     assert [line.split(": kept as ")[1] for line in told] == [
         "step_00000012.ckpt.set_aside",
         "step_00000008.ckpt.set_aside",
         "best.ckpt.set_aside",
     ]
+    log = tmp_path / "steps.jsonl"
+    assert of_log == f"{log} goes back too: as it was, it is steps.jsonl.set_aside"
+    assert log.read_text() == log.with_name("steps.jsonl.set_aside").read_text() == "{}\n"
     assert (tmp_path / "step_00000012.ckpt.set_aside").read_bytes() == content
     assert (tmp_path / "step_00000004.ckpt").exists()
 
