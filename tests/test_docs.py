@@ -7,6 +7,7 @@ says of each how it is checked. A command without a row fails, and so does a row
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import runpy
@@ -180,8 +181,14 @@ MSRUN = (
     "::test_killed_rank_ends_the_job_with_its_number_and_a_checkpoint"
 )
 A_RUN = "tests/test_cli_train.py::test_validate_gives_the_last_evaluations_numbers"
+JOURNEY = "tests/test_docs.py::test_the_journey"
 ON_GPU = "tests/benchmarks/test_commands.py::test_all_of_it_on_a_cpu"
 TRAIN = "train.py --config configs/svt_s_gpu.yaml --data_dir /imagenet"
+FINETUNE = "python train.py -c configs/finetune.yaml"
+LONGER = (
+    f"{FINETUNE} --ckpt_path outputs/finetune/final.ckpt --data_dir my_pets"
+    " --output_dir outputs/longer --epoch_size 4 --lr 5e-5 --warmup_epochs 0"
+)
 COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     # Targets of the Makefile
     "make demo": [
@@ -229,6 +236,14 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python train.py -c configs/finetune.yaml --ckpt_path svt_small.ckpt --data_dir my_pets": [
         Runs("--image_size 64 --batch_size 2 --dry_run", tier="endurance")
     ],
+    f"{FINETUNE} --ckpt_path svt_small.ckpt --data_dir my_pets --epoch_size 3": [RunsIn(JOURNEY)],
+    "python validate.py --ckpt_path outputs/finetune/best.ckpt --data_dir my_pets": [
+        RunsIn(JOURNEY)
+    ],
+    "python infer.py --ckpt_path outputs/finetune/best.ckpt --images photographs/"
+    " --output_png classes.png": [RunsIn(JOURNEY)],
+    LONGER: [RunsIn(JOURNEY)],
+    f"{LONGER} --resume": [RunsIn(JOURNEY)],
     "python train.py -c configs/fpn_svt_s_ade20k.yaml --dataset pairs --data_dir fields"
     " --train_split train --val_split val --class_names fields/classes.txt --num_classes 7": [
         Runs(f"{TINY_FPN} --batch_size 2 --dry_run", tier="endurance")
@@ -354,6 +369,22 @@ def test_command(command: str, way: Runs | RunsIn | Target | NotRun, request, mo
     if isinstance(way, Runs):
         monkeypatch.chdir(request.getfixturevalue("desk"))
     way.check(command)
+
+
+@pytest.mark.slow
+def test_the_journey(desk: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its commands after each other, from the converted file on, with a small model."""
+    monkeypatch.chdir(desk)
+    cheap = {FINETUNE: "--image_size 64 --batch_size 2", LONGER: "--max_steps 2"}
+    _, *steps = commands(ROOT / "docs/journey.md")
+    for command in steps:
+        more = [flags for begin, flags in cheap.items() if command.startswith(begin)]
+        if "--resume" in command:
+            more.remove("--max_steps 2")
+        run_here(*shlex.split(" ".join([command, *more]))[1:])
+    log = [json.loads(line) for line in Path("outputs/longer/log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == list(range(4))
+    assert Path("classes.png").exists() and Path("outputs/longer/best.ckpt").exists()
 
 
 def test_every_command_has_a_row_and_every_row_a_command():

@@ -326,7 +326,7 @@ class Trainer:
         )
         self.say(
             f"epoch {epoch}: step {done} of {self.steps_per_epoch}, loss {loss:.4f}, "
-            f"{speed:.0f} images/s, {in_epoch} left in the epoch, {in_all} in all"
+            f"{_rate(speed)} images/s, {in_epoch} left in the epoch, {in_all} in all"
         )
 
     def _images_per_second(self) -> float | None:
@@ -376,7 +376,7 @@ class Trainer:
                     metrics = self._evaluate("ema")
                 record |= {f"test_{key}_ema": value for key, value in metrics.record().items()}
                 said.append(f"moving average {metrics}")
-        said.append("speed not measured" if speed is None else f"{speed:.0f} images/s")
+        said.append("speed not measured" if speed is None else f"{_rate(speed)} images/s")
         self.say("; ".join(said))
         self._last_line = time.perf_counter()
         if self.world.is_main:
@@ -445,6 +445,11 @@ class Trainer:
             with suppress(OSError):
                 tqdm.write(text)
                 sys.stdout.flush()
+
+
+def _rate(per_second: float) -> str:
+    """Whole numbers, but for slow ones, which are never 0."""
+    return f"{per_second:.0f}" if per_second >= 10 else f"{per_second:.2g}"
 
 
 def _command(world: World) -> str:

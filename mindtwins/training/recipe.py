@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -88,10 +89,13 @@ def asked_dialect(config: Config) -> dict[str, Any]:
 
 def loader_options(config: Config, world: World) -> dict:
     """Arguments that every loader takes."""
+    workers = config.num_parallel_workers
+    if not states(config, "num_parallel_workers"):  # nobody asked for the default's number
+        workers = min(workers, os.cpu_count() or 1)
     return {
         "rank": world.rank,
         "world": world.size,
-        "num_parallel_workers": config.num_parallel_workers,
+        "num_parallel_workers": workers,
         "python_multiprocessing": config.python_multiprocessing,
         "skip_bad_images": config.skip_bad_images,
     }

@@ -85,6 +85,14 @@ def test_the_notice_about_workers_is_given_once(pictures: Path, tmp_path: Path, 
     assert caplog.text.count("num_parallel_workers lowered from 1003") == 1
 
 
+def test_the_default_of_workers_fits_the_machine_in_silence(
+    pictures: Path, tmp_path: Path, caplog, monkeypatch
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    trainer_of(pictures, tmp_path, num_parallel_workers=TrainConfig.num_parallel_workers)
+    assert "num_parallel_workers" not in caplog.text
+
+
 def test_an_epoch_without_a_terminal_has_lines(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
