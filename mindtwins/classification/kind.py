@@ -10,6 +10,7 @@ from mindtwins.checkpoint import Checkpoint
 from mindtwins.classification.layouts import LAYOUTS
 from mindtwins.classification.task import Classification
 from mindtwins.conversion.kinds import Shapes
+from mindtwins.conversion.openmmlab import TestRecipe
 from mindtwins.conversion.recognize import Recognition, recognize
 from mindtwins.models.twins import ClassifierOutputs
 from mindtwins.models.variants import create_model, parameter_shapes, resolve_name
@@ -50,6 +51,18 @@ class ClassifierKind:
             defaults(Classification.preprocessing_options),
             defaults(Classification.data_options),
         )
+
+    def as_tested(self, recipe: TestRecipe) -> tuple[dict, list[str]]:
+        """Of MMPretrain: the short side is resized, and the middle cut out."""
+        options = dict(recipe.preprocessing)
+        resize, crop = recipe.step("ResizeEdge", "Resize"), recipe.step("CenterCrop")
+        sizes = [resize.get("scale") or resize.get("size"), crop.get("crop_size")]
+        short, size = (max(size) if isinstance(size, list) else size for size in sizes)
+        if isinstance(short, int) and isinstance(size, int) and size <= short:
+            options |= {"image_size": size, "crop_pct": round(size / short, 4)}
+        interpolation = resize.get("interpolation", "bicubic")
+        other = [] if interpolation == "bicubic" else [f"pictures are resized {interpolation}"]
+        return options, [*recipe.unlike, *other]
 
     def create(self, checkpoint: Checkpoint) -> nn.Cell:
         stated = checkpoint.stated

@@ -438,7 +438,7 @@ class InferSection(Section):
 
 def show(value: Any) -> str:
     """A value as a recipe or a flag states it."""
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return ",".join(show(item) for item in value)
     if isinstance(value, bool):
         return str(value).lower()

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from mindtwins.checkpoint import FORMAT_VERSION, TRAINING_STATE, Checkpoint
+from mindtwins.config.options import show
 from mindtwins.conversion.accounting import Account, AccountError, match_parameters
 from mindtwins.conversion.kinds import Kinds, ModelKind, find_layout, task_of
 from mindtwins.conversion.layouts import Layout
+from mindtwins.conversion.openmmlab import read_test_recipe
 from mindtwins.conversion.readers import Source
 from mindtwins.conversion.selection import Selection, select
 from mindtwins.errors import UserError
@@ -93,8 +95,15 @@ def from_torch(
     }
     if source.classes and len(source.classes) == classes and not drop_head:
         metadata["classes"] = list(source.classes)
-    notes = (*selection.notes, _takes(fit.architecture))
-    return Conversion(fit.tensors, metadata, fit.account, selection, notes)
+    notes = [*selection.notes, _takes(fit.architecture)]
+    if source.recipe:
+        stated, unlike = kind.as_tested(read_test_recipe(source.recipe))
+        metadata["preprocessing"] |= stated
+        if stated:
+            listing = ", ".join(f"{name} {show(value)}" for name, value in stated.items())
+            notes.append(f"tested as the file's own recipe says: {listing}")
+        notes += [f"not done here, though the file's recipe says so: {what}" for what in unlike]
+    return Conversion(fit.tensors, metadata, fit.account, selection, tuple(notes))
 
 
 def _stated(dialect: Dialect) -> dict:

@@ -10,6 +10,7 @@ from mindspore import nn
 
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.conversion.layouts import Layout
+from mindtwins.conversion.openmmlab import TestRecipe
 from mindtwins.conversion.recognize import Recognition
 from mindtwins.errors import UserError
 
@@ -72,6 +73,9 @@ class ModelKind(Protocol):
 
     def use(self, architecture: Mapping) -> dict:
         """What a checkpoint of published weights says of its use: classes, preprocessing, data."""
+
+    def as_tested(self, recipe: TestRecipe) -> tuple[dict, list[str]]:
+        """The preprocessing that a source's recipe states, and what of it is not done here."""
 
     def create(self, checkpoint: Checkpoint) -> nn.Cell:
         """The model that a checkpoint of known metadata holds, with its weights."""

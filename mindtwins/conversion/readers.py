@@ -37,6 +37,7 @@ class Source:
         states: what may be a state dict, by where it lies ("" is the file itself): the names in it
             to keys of `tensors`.
         classes: the names of the classes that OpenMMLab's projects keep beside it; empty if not.
+        recipe: the text of the configuration that they keep beside it; empty if not.
         shards: the files that an index led to.
         foreign: classes and functions that the file asks for and did not get: none of them ran.
     """
@@ -46,6 +47,7 @@ class Source:
     tensors: dict[str, np.ndarray | TensorRecord]
     states: dict[str, dict[str, str]]
     classes: tuple[str, ...] = ()
+    recipe: str = ""
     shards: tuple[Path, ...] = ()
     foreign: tuple[str, ...] = ()
 
@@ -96,8 +98,16 @@ def read_source(path: str | Path) -> Source:
     if not tensors:
         raise UserError(f"cannot read {path}: it holds no tensors of PyTorch's")
     states |= _averages(states)
-    classes = _class_names(content)
-    return Source(path, digest.hexdigest(), tensors, states, classes, shards, tuple(foreign))
+    return Source(
+        path,
+        digest.hexdigest(),
+        tensors,
+        states,
+        _class_names(content),
+        _recipe(content),
+        shards,
+        tuple(foreign),
+    )
 
 
 class _Shards(dict):
@@ -202,6 +212,16 @@ def _class_names(content: object) -> tuple[str, ...]:
             if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
                 return tuple(names)
     return ()
+
+
+def _recipe(content: object) -> str:
+    """As OpenMMLab's projects keep it: `config` in mmcv's files, `cfg` in MMEngine's."""
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    for key in ("config", "cfg"):
+        text = meta.get(key) if isinstance(meta, Mapping) else None
+        if isinstance(text, str):
+            return text
+    return ""
 
 
 def _averages(states: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:

@@ -8,10 +8,12 @@ from mindspore import nn
 
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.conversion.kinds import Shapes
+from mindtwins.conversion.openmmlab import TestRecipe
 from mindtwins.conversion.recognize import Recognition, recognize
 from mindtwins.segmentation import ade20k
 from mindtwins.segmentation.layouts import LAYOUTS
 from mindtwins.segmentation.overlay import distinct_colors
+from mindtwins.segmentation.protocol import as_tested
 from mindtwins.segmentation.segmentor import SegmentorOutputs
 from mindtwins.segmentation.task import Segmentation
 from mindtwins.segmentation.variants import (
@@ -85,6 +87,9 @@ class SegmentorKind:
             preprocessing,
             {"dataset": "ade20k" if is_ade20k else "pairs"},
         )
+
+    def as_tested(self, recipe: TestRecipe) -> tuple[dict, list[str]]:
+        return as_tested(recipe)
 
     def create(self, checkpoint: Checkpoint) -> nn.Cell:
         stated = checkpoint.stated

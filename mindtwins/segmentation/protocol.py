@@ -1,0 +1,61 @@
+"""The test protocol that a configuration of MMSegmentation states, as options of recipes here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from mindtwins.conversion.openmmlab import TestRecipe
+
+
+def as_tested(recipe: TestRecipe) -> tuple[dict[str, Any], list[str]]:
+    """The options that it states, and what of it has no counterpart here, a clause each.
+
+    Of versions 0.x (`MultiScaleFlipAug`) and 1.x (`Resize`).
+    """
+    options = dict(recipe.preprocessing)
+    unlike = list(recipe.unlike)
+    _take_scale(recipe, options, unlike)
+    _take_windows(recipe, options, unlike)
+    head = recipe.model.get("decode_head")
+    if isinstance(head, Mapping) and head.get("align_corners"):
+        unlike.append("its decode_head resizes with align_corners")
+    return options, unlike
+
+
+def _take_scale(recipe: TestRecipe, options: dict[str, Any], unlike: list[str]) -> None:
+    views = recipe.step("MultiScaleFlipAug")
+    resize = recipe.step("Resize")
+    scale = views.get("img_scale") or resize.get("scale") or resize.get("img_scale")
+    if _is_pair(scale):
+        options["resize_scale"] = sorted(scale, reverse=True)
+    elif scale:
+        unlike.append(f"pictures are resized to {scale}")
+    if resize.get("keep_ratio") is False:
+        unlike.append("pictures are resized without keeping their aspect")
+    ratios = views.get("img_ratios")
+    if ratios:
+        options["test_ratios"] = (
+            [float(r) for r in ratios] if isinstance(ratios, list) else [float(ratios)]
+        )
+    if "flip" in views:
+        options["test_flip"] = bool(views["flip"])
+
+
+def _take_windows(recipe: TestRecipe, options: dict[str, Any], unlike: list[str]) -> None:
+    test = recipe.model.get("test_cfg")
+    if not isinstance(test, Mapping) or "mode" not in test:
+        return
+    options["test_mode"] = test["mode"]
+    if test["mode"] != "slide":
+        return
+    for name, key in (("test_crop", "crop_size"), ("test_stride", "stride")):
+        size = test.get(key)
+        if _is_pair(size) and size[0] == size[1]:
+            options[name] = size[0]
+        else:
+            unlike.append(f"windows have the {key} {size}")
+
+
+def _is_pair(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) for n in value)
