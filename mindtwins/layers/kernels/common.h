@@ -100,7 +100,7 @@ typedef float Unaligned __attribute__((vector_size(4 * V), aligned(4), may_alias
 
 inline Vec load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
-inline Vec broadcast(float value) { return Vec{} + value; }
+inline Vec broadcast(float value) { return value - Vec{}; }  // 0 + value would be an addition
 
 // The first `n` lanes only, 0 < n; a whole vector where there are that many.
 inline Vec load(const float* p, int64_t n) {
