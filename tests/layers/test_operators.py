@@ -37,10 +37,11 @@ def test_table_and_sources_have_the_same_operators():
 
 @needs_kernels
 def test_library_and_package_have_them():
-    library = ctypes.CDLL(str(loading.FILE))
+    file = loading.library()
+    library = ctypes.CDLL(str(file))
     for name in kernels.OPERATORS:
         assert hasattr(library, name), name
-        assert getattr(kernels, name).func == f"{loading.FILE}:{name}"
+        assert getattr(kernels, name).func == f"{file}:{name}"
 
 
 @pytest.mark.parametrize("name", kernels.OPERATORS)
