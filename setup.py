@@ -2,7 +2,7 @@
 
 The libraries are loaded with ctypes and by MindSpore; Python never imports them. So their names
 are those of no Python version, and one wheel serves all. Without a compiler, or with one that does
-not know a processor, the installation goes on without them (`optional`).
+not know a processor, the installation goes on without them (`optional`); a release does not.
 """
 
 import copy
@@ -38,7 +38,7 @@ def library(name: str, sources: list[str], flags: list[str]) -> Extension:
         language="c++",
         extra_compile_args=["-std=c++17", "-O3", "-g0", *flags],
         extra_link_args=["-pthread"],
-        optional=True,
+        optional="MINDTWINS_RELEASE" not in os.environ,
     )
 
 
