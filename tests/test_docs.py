@@ -180,6 +180,7 @@ MSRUN = (
     "::test_killed_rank_ends_the_job_with_its_number_and_a_checkpoint"
 )
 A_RUN = "tests/test_cli_train.py::test_validate_gives_the_last_evaluations_numbers"
+THE_WHEEL = "tests/test_packaging.py::test_a_wheel_without_torch_trains_and_validates"
 ON_GPU = "tests/benchmarks/test_commands.py::test_all_of_it_on_a_cpu"
 TRAIN = "train.py --config configs/svt_s_gpu.yaml --data_dir /imagenet"
 COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
@@ -205,6 +206,12 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "make test-fast": [Target(("lint", 'pytest -n 2 -m "not slow and not endurance"'))],
     "make test-endurance": [Target(("pytest -m endurance",))],
     "make test-oldest": [Target(("MINDSPORE=$(OLDEST_MINDSPORE) test-fast",))],
+    "make wheel": [Target(("MINDTWINS_RELEASE=1", "python -m build", "auditwheel repair"))],
+    'pip install ".[demo]"': [RunsIn(THE_WHEEL)],
+    "mindtwins train -c svt_tiny_digits": [RunsIn(THE_WHEEL)],
+    "mindtwins validate -c svt_tiny_digits --ckpt_path outputs/svt_tiny_digits/final.ckpt": [
+        RunsIn(THE_WHEEL)
+    ],
     "source .venv/bin/activate": [NotRun("the environment of these tests may be another one")],
     # Conversion
     "python convert/pt2ms.py --pt_path alt_gvt_small.pth --ckpt_path svt_small.ckpt --verify": [

@@ -51,7 +51,7 @@ def load_digits() -> Any:
         from sklearn import datasets
     except ImportError as error:
         raise UserError(
-            'the handwritten digits come with scikit-learn: pip install "mindtwins[demo]"'
+            "the handwritten digits come with scikit-learn: pip install scikit-learn"
         ) from error
     return datasets.load_digits()
 
