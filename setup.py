@@ -8,7 +8,6 @@ not know a processor, the installation goes on without them (`optional`); a rele
 import copy
 import os
 import platform
-import shutil
 from glob import glob
 
 from setuptools import Extension, setup
@@ -73,7 +72,9 @@ class BuildWithRecipes(build_py):
         super().run()
         if not self.editable_mode:
             target = os.path.join(self.build_lib, "mindtwins", "configs")
-            shutil.copytree("configs", target, dirs_exist_ok=True)
+            self.mkpath(target)
+            for path in glob("configs/*.yaml"):
+                self.copy_file(path, target)
 
 
 class AnyPythonWheel(bdist_wheel):
