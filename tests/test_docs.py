@@ -223,6 +223,7 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     # Training
     f"python {TRAIN}": [RunsIn(TWO_RANKS)],
     f"mpirun -n 8 python {TRAIN}": [RunsIn(TWO_RANKS)],
+    "mpirun -n 8 mindtwins train -c svt_s_gpu --data_dir /imagenet": [RunsIn(THE_WHEEL)],
     f"msrun --worker_num=8 --local_worker_num=8 --join=True {TRAIN}": [RunsIn(MSRUN)],
     "mpirun --allow-run-as-root --oversubscribe ...": [Runs(replace={"...": "-n 2 true"})],
     "mpirun --bind-to none ...": [Runs(replace={"...": "-n 2 true"})],

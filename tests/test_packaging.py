@@ -149,23 +149,25 @@ def installed(wheel_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.mark.slow
 def test_a_wheel_without_torch_trains_and_validates(installed: Path, tmp_path: Path):
-    def run(program: str, *words: str) -> str:
+    def run(*command: str) -> str:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        command = [str(installed / program), *words]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    used = run("python", "-c", "from mindtwins.config import recipes; print(recipes.BUNDLED)")
+    python, mindtwins = str(installed / "python"), str(installed / "mindtwins")
+    used = run(python, "-c", "from mindtwins.config import recipes; print(recipes.BUNDLED)")
     assert installed.parent in Path(used).parents
     recipe = ["-c", "svt_tiny_digits"]
-    run("mindtwins", "train", *recipe, "--epoch_size", "1", "--warmup_epochs", "0")
+    run(mindtwins, "train", *recipe, "--epoch_size", "1", "--warmup_epochs", "0")
     result = tmp_path / "result.json"
     weights = tmp_path / "outputs" / "svt_tiny_digits" / "final.ckpt"
     validate = ["validate", *recipe, "--ckpt_path", str(weights), "--output_json", str(result)]
-    run("mindtwins", *validate)
+    mpirun = shutil.which("mpirun")
+    two_ranks = [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "2"] if mpirun else []
+    run(*two_ranks, mindtwins, *validate)
     assert json.loads(result.read_text())["images"] == 355
     assert {path.name for path in tmp_path.iterdir()} == {"data", "outputs", "result.json"}
 
