@@ -66,6 +66,8 @@ def available() -> bool:
 
 
 def status() -> str:
-    """One line for people: active and where they are, or why not."""
+    """One line for people: active, for which processors and where, or why not."""
     found = _load()
-    return f"CPU kernels: {f'active ({found})' if isinstance(found, Path) else found}"
+    if isinstance(found, str):
+        return f"CPU kernels: {found}"
+    return f"CPU kernels: active, built for {found.stem.removeprefix('_kernels_')} ({found})"
