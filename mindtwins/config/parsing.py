@@ -17,6 +17,7 @@ import yaml
 
 from mindtwins.cli import Parser, nearest
 from mindtwins.config.options import STARTING_POINT, Config, Section, TrainConfig, show
+from mindtwins.config.recipes import BUNDLED, find_recipe
 from mindtwins.console import tell
 from mindtwins.errors import UserError
 
@@ -40,13 +41,14 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
         UserError: names the file (or the command line), the key and what is wrong.
     """
     given = vars(_parser(cls, description).parse(argv))
-    path = given.pop("config", None)
-    values = read_yaml(cls, Path(path)) if path else {}
+    name = given.pop("config", None)
+    path = find_recipe(name, Path()) if name else None
+    values = read_yaml(cls, path) if path else {}
     stated = dict.fromkeys(values, str(path)) | dict.fromkeys(given, COMMAND_LINE)
     for name, value in given.items():
         values[name] = _convert(cls, name, value, f"command line: --{name}")
     if not values.get("output_dir"):
-        values["output_dir"] = f"outputs/{Path(path).stem if path else 'run'}"
+        values["output_dir"] = f"outputs/{path.stem if path else 'run'}"
     if not issubclass(cls, TrainConfig):
         values = {name: value for name, value in values.items() if name not in STARTING_POINT}
     _shorten_default_warmup(cls, values)
@@ -108,14 +110,13 @@ def _lineage(path: Path, derived: tuple[Path, ...] = ()) -> dict[Path, tuple[Pat
         raise UserError(f"{path}: base must be a file or a list of files, not {base!r}")
     files: dict[Path, tuple[Path, dict[str, Any]]] = {}
     for name in bases:
-        files |= _lineage(path.parent / name, (*derived, identity))  # keeps the place of known ones
+        # Keeps the place of those that are known.
+        files |= _lineage(find_recipe(name, path.parent), (*derived, identity))
     return files | {identity: (path, stated)}
 
 
 def _load(path: Path) -> dict[str, Any]:
     """What a YAML file states, unchecked."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such configuration file")
     try:
         stated = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -184,7 +185,8 @@ def _parser(cls: type[Config], description: str) -> Parser:
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-c", "--config", metavar="YAML", help="recipe, such as configs/*.yaml")
+    recipe = f"recipe: a file, or the name of one in {BUNDLED}".replace("%", "%%")
+    parser.add_argument("-c", "--config", metavar="YAML", help=recipe)
     types = get_type_hints(cls)
     for section in sections(cls):
         group = parser.add_argument_group(section.__doc__)

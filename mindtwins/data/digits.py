@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mindtwins.data.generated import write_generated_folder
+from mindtwins.errors import UserError
 
 SIZE = 32
 VAL_EVERY = 5
@@ -39,6 +41,21 @@ def write_digits(folder: str | os.PathLike[str]) -> Path:
     )
 
 
+def load_digits() -> Any:
+    """The digits as scikit-learn has them: `images` (1797, 8, 8) from 0 to 16, and `target`.
+
+    Raises:
+        UserError: scikit-learn is missing, which only demos need.
+    """
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise UserError(
+            "the handwritten digits come with scikit-learn: pip install scikit-learn"
+        ) from error
+    return datasets.load_digits()
+
+
 def held_out(labels: np.ndarray) -> np.ndarray:
     """Return which of the digits belong to val, bool (n,): every fifth of its class."""
     seen = np.zeros(10, dtype=int)
@@ -50,8 +67,6 @@ def held_out(labels: np.ndarray) -> np.ndarray:
 
 
 def _write_images(folder: Path) -> None:
-    from sklearn.datasets import load_digits  # only the demo needs scikit-learn
-
     digits = load_digits()
     for split in ("train", "val"):
         for name in range(10):

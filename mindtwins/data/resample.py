@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-FILE = Path(__file__).parent / f"_resample{sysconfig.get_config_var('EXT_SUFFIX')}"
+FILE = Path(__file__).parent / "_resample.so"
 
 Box = tuple[int, int, int, int]
 # (source size, target size), (width, height) each, to whether the pass down comes first.

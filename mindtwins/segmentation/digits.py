@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mindtwins.data.digits import held_out
+from mindtwins.data.digits import held_out, load_digits
 from mindtwins.data.generated import write_generated_folder
 from mindtwins.segmentation.ade20k import SPLITS
 from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs
@@ -65,8 +65,6 @@ def find_digits(folder: str | os.PathLike[str], split: str) -> ImageLabelFolder:
 
 
 def _write_images(folder: Path) -> None:
-    from sklearn.datasets import load_digits  # only the demo needs scikit-learn
-
     digits = load_digits()
     in_val = held_out(digits.target)
     for number, (split, count) in enumerate(NUM_IMAGES.items()):

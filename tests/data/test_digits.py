@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,10 @@ def test_another_process_is_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert write_digits(tmp_path / "digits") == tmp_path / "digits"
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
     assert len(list(tmp_path.glob("digits/*/*/*.png"))) == 1797
+
+
+def test_a_missing_scikit_learn_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(UserError, match="pip install scikit-learn"):
+        write_digits(tmp_path / "digits")
+    assert not list(tmp_path.iterdir())

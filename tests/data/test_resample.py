@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -67,3 +70,12 @@ def test_another_pillow_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not available()
     resample._pass_order.cache_clear()
     assert available()
+
+
+@pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="no qemu-user")
+@pytest.mark.skipif(not available(), reason="resample.cpp is not built")
+def test_it_runs_on_a_processor_without_avx():
+    """The file alone, since MindSpore does not; it compares itself with Pillow."""
+    run = "import runpy, sys; assert runpy.run_path(sys.argv[1])['available']()"
+    command = ["qemu-x86_64", "-cpu", "Nehalem", sys.executable, "-c", run, resample.__file__]
+    subprocess.run(command, check=True)

@@ -1,6 +1,10 @@
-"""The compiled kernels as a library: when they are used, and with how many threads."""
+"""The compiled kernels as a library: which build is used and when, and with how many threads."""
 
 import ctypes
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,17 +16,43 @@ from mindtwins.layers.kernels import loading
 
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason=kernels.status())
 
+HASWELL = {"AVX2", "FMA3", "F16C", "AVX", "SSE42"}
+SKYLAKE_SERVER = HASWELL | {"AVX512F", "AVX512CD", "AVX512_SKX"}
+
 
 @pytest.fixture
-def forget():
-    """Let the library be looked for again, before and after."""
-    loading._problem.cache_clear()
-    yield
-    loading._problem.cache_clear()
+def in_use():
+    """The library that is active; asked for before `folder` hides it."""
+    return loading.library()
 
 
-def test_status_says_why_the_kernels_are_not_used(forget, monkeypatch, tmp_path):
-    monkeypatch.setattr(loading, "FILE", tmp_path / "absent.so")
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """An empty folder in which the libraries are looked for."""
+    monkeypatch.setattr(loading, "FOLDER", tmp_path)
+    loading._load.cache_clear()
+    yield tmp_path
+    loading._load.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("processor", "builds"),
+    [
+        (SKYLAKE_SERVER, ["x86_64_v4", "x86_64_v3"]),
+        (HASWELL, ["x86_64_v3"]),
+        (HASWELL | {"AVX512F", "AVX512CD"}, ["x86_64_v3"]),  # Knights Landing
+        (HASWELL - {"FMA3"}, []),
+        (SKYLAKE_SERVER - {"AVX2"}, []),  # NPY_DISABLE_CPU_FEATURES=AVX2
+        ({"SSE42", "POPCNT"}, []),  # Nehalem
+        ({"NEON", "ASIMD"}, ["aarch64"]),
+    ],
+)
+def test_the_builds_that_a_processor_can_run(processor: set[str], builds: list[str]):
+    names = SKYLAKE_SERVER | processor
+    assert loading.suitable({name: name in processor for name in names}) == builds
+
+
+def test_status_says_why_the_kernels_are_not_used(folder):
     assert not kernels.available()
     assert kernels.status() == (
         "CPU kernels: not built: no C++ compiler when MindTwins was installed"
@@ -35,17 +65,89 @@ def test_status_says_why_the_kernels_are_not_used(forget, monkeypatch, tmp_path)
         pass
 
 
-def test_a_file_that_is_no_library_is_not_used(forget, monkeypatch, tmp_path):
-    broken = tmp_path / "broken.so"
-    broken.write_bytes(b"not a library")
-    monkeypatch.setattr(loading, "FILE", broken)
+def test_a_processor_below_all_builds_uses_none(folder, monkeypatch):
+    monkeypatch.setattr(loading, "__cpu_features__", {"SSE42": True, "AVX2": False})
+    for build in loading.BUILDS:
+        (folder / f"_kernels_{build}.so").touch()
+    assert not kernels.available()
+    assert kernels.status() == (
+        "CPU kernels: not usable: they need a processor with AVX2, FMA and F16C, or one of aarch64"
+    )
+
+
+def test_a_file_that_is_no_library_is_not_used(folder):
+    for build in loading.BUILDS:
+        (folder / f"_kernels_{build}.so").write_bytes(b"not a library")
     assert not kernels.available()
     assert kernels.status().startswith("CPU kernels: not usable: ")
 
 
 @needs_kernels
-def test_status_says_where_the_kernels_are():
-    assert kernels.status() == f"CPU kernels: active ({loading.FILE})"
+def test_the_next_best_build_stands_in_for_one_that_is_missing(in_use, folder, monkeypatch):
+    """A compiler may be too old for the newest processors."""
+    monkeypatch.setattr(loading, "BUILDS", {"fast": (), "slow": ()})
+    shutil.copy(in_use, folder / "_kernels_slow.so")
+    assert (
+        kernels.status() == f"CPU kernels: active, built for slow ({folder / '_kernels_slow.so'})"
+    )
+
+
+@needs_kernels
+def test_the_best_build_that_suits_is_active():
+    build = loading.suitable(loading.__cpu_features__)[0]
+    file = Path(loading.__file__).parent / f"_kernels_{build}.so"
+    assert kernels.status() == f"CPU kernels: active, built for {build} ({file})"
+
+
+# Chooses, loads and calls as the package does, without MindSpore, which takes long to emulate and
+# needs AVX2 itself. Prints the build, and how far gelu is from that of the standard library.
+EMULATED = """
+import ctypes, importlib.util, math, sys
+import numpy as np
+
+spec = importlib.util.spec_from_file_location("loading", sys.argv[1])
+loading = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(loading)
+if not loading.available():
+    sys.exit(loading.status())
+x, bias = np.linspace(-6, 6, 1000, dtype=np.float32), np.zeros(1000, np.float32)
+y = np.empty_like(x)
+shape = (ctypes.c_int64 * 1)(1000)
+failed = ctypes.CDLL(str(loading.library())).bias_gelu(
+    3,
+    (ctypes.c_void_p * 3)(*(array.ctypes.data for array in (x, bias, y))),
+    (ctypes.c_int * 3)(1, 1, 1),
+    (ctypes.c_void_p * 3)(*[ctypes.addressof(shape)] * 3),
+    (ctypes.c_char_p * 3)(*[b"float32"] * 3),
+    None,
+    None,
+)
+assert not failed
+exact = [value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in x.tolist()]
+np.testing.assert_allclose(y, exact, rtol=0, atol=1e-6)
+print(loading.library().stem)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="no qemu-user")
+@needs_kernels
+@pytest.mark.parametrize(
+    ("processor", "found"),
+    [
+        ("Haswell", "_kernels_x86_64_v3"),
+        ("EPYC-Rome", "_kernels_x86_64_v3"),
+        # What NumPy does not tell of is not used.
+        ("Haswell,-bmi1,-bmi2,-abm,-movbe", "_kernels_x86_64_v3"),
+        ("Nehalem", ""),
+    ],
+)
+def test_emulated_processors_run_the_build_that_is_chosen(processor: str, found: str):
+    command = ["qemu-x86_64", "-cpu", processor, sys.executable, "-c", EMULATED, loading.__file__]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.strip() == found, done.stderr
+    if not found:
+        assert done.returncode == 1  # a signal's would be negative
+        assert "CPU kernels: not usable: they need a processor with AVX2" in done.stderr
 
 
 @pytest.mark.parametrize(("wanted", "threads"), [("1", 1), ("999", 3), ("", 3), ("no", 3)])
@@ -64,7 +166,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
     weight = Tensor(rng.standard_normal((48, 1, 3, 3)).astype(np.float32))
     dense = Tensor(rng.standard_normal((48, 48, 3, 3)).astype(np.float32))
     epsilon = Tensor(np.array([1e-6], np.float32))
-    shared = ctypes.CDLL(str(loading.FILE))
+    shared = ctypes.CDLL(str(loading.library()))
     results = []
     for threads in (1, 2, 5):
         shared.mindtwins_set_threads(threads)

@@ -2,7 +2,10 @@
 
 import ctypes
 import inspect
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import mindspore as ms
@@ -16,6 +19,8 @@ from mindtwins.layers import convolution, dense_convolution, kernels
 from mindtwins.layers.activation import gelu_native
 from mindtwins.layers.kernels import loading
 from mindtwins.layers.resize import _neighbor_table
+
+ROOT = Path(__file__).parents[2]
 
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason=kernels.status())
 
@@ -37,10 +42,11 @@ def test_table_and_sources_have_the_same_operators():
 
 @needs_kernels
 def test_library_and_package_have_them():
-    library = ctypes.CDLL(str(loading.FILE))
+    file = loading.library()
+    library = ctypes.CDLL(str(file))
     for name in kernels.OPERATORS:
         assert hasattr(library, name), name
-        assert getattr(kernels, name).func == f"{loading.FILE}:{name}"
+        assert getattr(kernels, name).func == f"{file}:{name}"
 
 
 @pytest.mark.parametrize("name", kernels.OPERATORS)
@@ -201,3 +207,15 @@ def test_kernel_gives_the_plain_formulations_numbers(plain):
         assert actual.shape == expected.shape
         # MindSpore's softmax is off by 8e-6.
         assert np.linalg.norm(actual - expected) < 2e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "x86_64_v4" not in kernels.status(), reason="the kernels in use are those of older processors"
+)
+def test_all_of_this_holds_for_the_build_for_older_processors():
+    environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": "AVX512_SKX"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "1 skipped" in done.stdout.splitlines()[-1]  # this test, and none for lack of kernels

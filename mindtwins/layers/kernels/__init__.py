@@ -1,8 +1,8 @@
 """C++ kernels for the CPU, built at installation where there is a compiler.
 
 Each operator of the table in `operators.py` is a MindSpore primitive here: `kernels.layer_norm(x,
-gamma, beta, epsilon)`. Without the library, or on a processor it was not compiled for, they are
-None, layers use their plain formulation, and `status` says why.
+gamma, beta, epsilon)`. Where no library was built, or none for this processor, they are None,
+layers use their plain formulation, and `status` says why.
 """
 
 from typing import TYPE_CHECKING

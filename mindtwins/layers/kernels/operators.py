@@ -15,7 +15,7 @@ import mindspore as ms
 from mindspore import ops
 
 from mindtwins.layers.kernels import gradients
-from mindtwins.layers.kernels.loading import FILE, available
+from mindtwins.layers.kernels.loading import library
 
 
 class Operator(NamedTuple):
@@ -101,8 +101,9 @@ OPERATORS = {
 
 def primitive(name: str) -> ops.Custom | None:
     """MindSpore's primitive of an operator; None where the kernels are not available."""
-    if not available():
+    file = library()
+    if file is None:
         return None
     shape, gradient, outputs = OPERATORS[name]
     dtype = ms.float32 if outputs == 1 else (ms.float32,) * outputs
-    return ops.Custom(f"{FILE}:{name}", shape, dtype, func_type="aot", bprop=gradient)
+    return ops.Custom(f"{file}:{name}", shape, dtype, func_type="aot", bprop=gradient)
