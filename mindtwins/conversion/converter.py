@@ -91,10 +91,17 @@ def from_torch(
         "widened_from": sorted(set(fit.account.widened.values())),
         "filled": fit.account.filled,
     }
-    if source.classes and len(source.classes) == classes and not drop_head:
+    notes = [*selection.notes, _takes(fit.architecture)]
+    if drop_head:
+        metadata["classes"] = None  # a new head knows none
+    elif source.classes and len(source.classes) == classes:
         metadata["classes"] = list(source.classes)
-    notes = (*selection.notes, _takes(fit.architecture))
-    return Conversion(fit.tensors, metadata, fit.account, selection, notes)
+    elif metadata["classes"]:
+        notes.append(
+            f"{source.path.name} does not name its {classes} classes: by their number they are"
+            f" taken for {kind.published_on}'s (--class_names gives infer.py other names)"
+        )
+    return Conversion(fit.tensors, metadata, fit.account, selection, tuple(notes))
 
 
 def _stated(dialect: Dialect) -> dict:

@@ -25,6 +25,7 @@ class ModelKind(Protocol):
         stem: the convolution whose second axis is the images' channels.
         architecture_keys: what `architecture` states.
         default_classes: as published.
+        published_on: the data set whose classes these are.
         fewest_classes: that a model can have.
         verified_size: height and width of the photographs that a conversion is verified with.
         keeps_dialect: whether weights are tied to the conventions that they were trained with.
@@ -45,6 +46,9 @@ class ModelKind(Protocol):
 
     @property
     def default_classes(self) -> int: ...
+
+    @property
+    def published_on(self) -> str: ...
 
     @property
     def fewest_classes(self) -> int: ...
