@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+
 def git_hash(data: bytes) -> str:
     """What git, and so the hub, calls a small file."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

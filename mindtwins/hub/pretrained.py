@@ -35,7 +35,7 @@ from mindtwins.hub.fetching import (
     fetch,
     parse_repository,
 )
-from mindtwins.models.variants import resolve_name
+from mindtwins.models.variants import ALIASES, VARIANTS, resolve_name
 
 CACHE_VARIABLE = "MINDTWINS_CACHE"
 CONFIG = "config.json"
@@ -98,21 +98,22 @@ def _load_file(kinds: Kinds, path: Path) -> Checkpoint:
 
 
 def _load_folder(kinds: Kinds, folder: Path) -> Checkpoint:
-    found = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
-    if found is None:
-        raise UserError(f"{folder} holds neither {' nor '.join(_WEIGHT_FILES)}")
     config = folder / CONFIG
-    return _described(kinds, found, config if config.is_file() else None, str(folder))
+    stated = _read_config(config, str(folder)) if config.is_file() else {}
+    for name in _WEIGHT_FILES:
+        if (folder / name).is_file():
+            return _described(kinds, folder / name, stated, str(folder))
+    raise UserError(f"{folder} holds neither {' nor '.join(_WEIGHT_FILES)}")
 
 
 def _load_repository(kinds: Kinds, repository: Repository) -> Checkpoint:
     if repository.is_published:
         return _load_published(kinds, repository)
     config = fetch(repository, CONFIG)
+    stated = _read_config(config, str(repository)) if config is not None else {}
     for name in _WEIGHT_FILES:
-        path = fetch(repository, name)
-        if path is not None:
-            return _described(kinds, path, config, str(repository))
+        if (path := fetch(repository, name)) is not None:
+            return _described(kinds, path, stated, str(repository))
     raise UserError(f"{repository} holds neither {' nor '.join(_WEIGHT_FILES)}")
 
 
@@ -136,27 +137,30 @@ def _load_published(kinds: Kinds, repository: Repository) -> Checkpoint:
     return checkpoint
 
 
-def _described(kinds: Kinds, path: Path, config: Path | None, name: str) -> Checkpoint:
+def _read_config(path: Path, name: str) -> dict:
+    """What a config.json says, this project's or timm's.
+
+    Raises:
+        UserError: it is damaged, or of another model than a Twins.
+    """
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"cannot read {CONFIG} of {name}: {error}") from error
+    if not isinstance(stated, dict):
+        raise UserError(f"cannot read {CONFIG} of {name}: it holds no object")
+    architecture = stated.get("architecture")
+    if architecture is not None and architecture not in (*VARIANTS, *ALIASES):
+        raise UserError(f"{name} holds a {architecture}, which is no Twins model")
+    return stated
+
+
+def _described(kinds: Kinds, path: Path, config: Mapping, name: str) -> Checkpoint:
     """A model of this project's format or timm's, with what its config.json says of it."""
     if is_project_file(path):
         return replace(identified(kinds, load_checkpoint(path)), path=Path(name))
-    stated = _read_config(config) if config is not None else {}
-    architecture = stated.get("architecture")
-    if isinstance(architecture, str):
-        try:
-            resolve_name(architecture)
-        except UserError as error:
-            raise UserError(f"{name} holds a {architecture}, which is no Twins model") from error
     checkpoint = _named(_converted(kinds, read_source(path)), name)
-    return replace(checkpoint, metadata=checkpoint.stated | _use(checkpoint, stated, name))
-
-
-def _read_config(path: Path) -> dict:
-    try:
-        stated = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: it is not JSON ({error})") from error
-    return stated if isinstance(stated, dict) else {}
+    return replace(checkpoint, metadata=checkpoint.stated | _use(checkpoint, config, name))
 
 
 def _use(checkpoint: Checkpoint, config: Mapping, name: str) -> dict:

@@ -12,7 +12,6 @@ from mindtwins.hub.pretrained import CACHE_VARIABLE
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomize
 
-# Names that no library of ours pins.
 PUBLISHED = "timm/twins_svt_tiny.in1k"
 OTHER = "me/tiny"
 
@@ -41,7 +40,7 @@ def hub(tiny_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between its tries
         monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "converted"))
-        monkeypatch.setattr(fetching, "PUBLISHED", {"svt_tiny": PUBLISHED})
+        monkeypatch.setitem(fetching.PUBLISHED, "svt_tiny", PUBLISHED)
         yield served
 
 

@@ -150,7 +150,7 @@ def test_a_small_file_is_hashed_too(hub: Hub):
 def test_a_mirror_that_lies_consistently(hub: Hub, tiny_file: bytes, monkeypatch):
     """Another file under a hash that fits it: the table of known sums finds it."""
     sha256 = hashlib.sha256(tiny_file).hexdigest()
-    monkeypatch.setattr(fetching, "PINNED", {PUBLISHED.name: sha256})
+    monkeypatch.setitem(fetching.PINNED, PUBLISHED.name, sha256)
     assert check_pinned(PUBLISHED, fetch(PUBLISHED, WEIGHTS), sha256)
     other = tiny_file[:-1] + b"\0"
     hub.files[PUBLISHED.name][WEIGHTS] = other
