@@ -15,6 +15,8 @@ _MODULES = {
     "create_segmentor": "mindtwins.tasks",
     "list_segmentors": "mindtwins.tasks",
     "load_model": "mindtwins.tasks",
+    "push_to_hub": "mindtwins.tasks",
+    "save_pretrained": "mindtwins.tasks",
 }
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "list_models",
     "list_segmentors",
     "load_model",
+    "push_to_hub",
+    "save_pretrained",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mindtwins.console import tell
 from mindtwins.conversion.kinds import Kinds, identified
 from mindtwins.distribution.launch import rank_0_first
 from mindtwins.errors import UserError
+from mindtwins.hub import sharing
 from mindtwins.hub.pretrained import load_pretrained, published_repository
 from mindtwins.models import variants
 from mindtwins.segmentation.kind import SegmentorKind
@@ -33,6 +34,8 @@ __all__ = [
     "create_task",
     "list_segmentors",
     "load_model",
+    "push_to_hub",
+    "save_pretrained",
 ]
 
 TASKS: dict[str, type[Task]] = {
@@ -114,7 +117,10 @@ def create_model(
             )
         tell(f"the head of {checkpoint.path} has {found} classes: a new one of {classes} starts")
     model = variants.create_model(name, classes, in_channels, checkpoint, **options)
-    return _describe(model, checkpoint)
+    stated = checkpoint.stated | {"num_classes": classes, "dialect": asdict(model.dialect)}
+    if classes != found:
+        stated["classes"] = None
+    return _describe(model, replace(checkpoint, metadata=stated))
 
 
 def load_model(source: str | os.PathLike) -> nn.Cell:
@@ -134,6 +140,28 @@ def load_model(source: str | os.PathLike) -> nn.Cell:
     """
     checkpoint = load_pretrained(KINDS, source)
     return _describe(KINDS[checkpoint.stated["task"]].create(checkpoint), checkpoint)
+
+
+def save_pretrained(
+    source: nn.Cell | Checkpoint | str | os.PathLike,
+    folder: str | os.PathLike,
+    report: str | os.PathLike | None = None,
+    license: str | None = None,
+) -> None:
+    """Write a model's folder, which `load_model` reads: see `mindtwins.hub.sharing.save_folder`."""
+    sharing.save_folder(KINDS, source, folder, report, license)
+
+
+def push_to_hub(
+    source: nn.Cell | Checkpoint | str | os.PathLike,
+    repository: str,
+    report: str | os.PathLike | None = None,
+    license: str | None = None,
+    private: bool = False,
+    token: str | None = None,
+) -> str:
+    """Put a model on the hub, where `load_model` finds it: see `mindtwins.hub.sharing.upload`."""
+    return sharing.upload(KINDS, source, repository, report, license, private, token)
 
 
 def _describe(model: nn.Cell, checkpoint: Checkpoint) -> nn.Cell:

@@ -113,8 +113,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/api/repos/create":
             asked = json.loads(body)
             repository = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            if repository in self.hub.statuses:
+                self._refuse(*self.hub.statuses[repository])
+                return
             self.hub.files.setdefault(repository, {})
             self._answer({"url": f"{self.hub.endpoint}/{repository}", "name": repository})
+            return
+        if self.path == "/api/validate-yaml":  # of a model card
+            self._answer({"errors": [], "warnings": []})
             return
         _, _, owner, name, what, _ = self.path.lstrip("/").split("/")
         if what == "preupload":

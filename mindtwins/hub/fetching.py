@@ -79,7 +79,7 @@ def fetch(repository: Repository, file: str) -> Path | None:
     Raises:
         UserError: it cannot be had, or is not what was announced.
     """
-    hub = _client()
+    hub = hub_client()
     path = _cached(hub, repository, file) if repository.is_published else None
     if path is None:
         path = _download(hub, repository, file)
@@ -98,9 +98,9 @@ def check_pinned(repository: Repository, path: Path, sha256: str) -> bool:
     if pinned not in (None, sha256):
         _remove(path)
         raise UserError(
-            f"{repository} from {_client().constants.ENDPOINT} is not the file that timm published"
-            f" (its sha256 is {sha256}, not {pinned}), though it is what was announced there: it"
-            " is not used; ask another mirror with HF_ENDPOINT, or name a file that you have"
+            f"{repository} from {hub_client().constants.ENDPOINT} is not what timm published (its"
+            f" sha256 is {sha256}, not {pinned}), though it is what was announced there: it is not"
+            " used; ask another mirror with HF_ENDPOINT, or name a file that you have"
         )
     return pinned is not None
 
@@ -114,7 +114,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _client() -> ModuleType:
+def hub_client() -> ModuleType:
+    """The package huggingface_hub.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import huggingface_hub.constants
         import huggingface_hub.errors
@@ -167,7 +172,7 @@ def _download(hub: ModuleType, repository: Repository, file: str) -> Path | None
         raise UserError(f"cannot fetch {what}: {endpoint} answers {status}") from error
     except OSError as error:
         if error.errno is None:
-            raise UserError(f"cannot fetch {what} from {endpoint}: {_one_line(error)}") from error
+            raise UserError(f"cannot fetch {what} from {endpoint}: {first_line(error)}") from error
         raise UserError(
             f"cannot keep {what} in {hub.constants.HF_HUB_CACHE}: {error.strerror}; HF_HOME names"
             " another place"
@@ -176,7 +181,7 @@ def _download(hub: ModuleType, repository: Repository, file: str) -> Path | None
     # kind; they change with its versions.
     except Exception as error:
         raise UserError(
-            f"the download of {what} from {endpoint} broke off ({_one_line(error)}): nothing of"
+            f"the download of {what} from {endpoint} broke off ({first_line(error)}): nothing of"
             " it was kept; try again"
         ) from error
 
@@ -220,9 +225,10 @@ def _cause(error: BaseException) -> str:
     """The first reason behind an error."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error
-    return _one_line(error)
+    return first_line(error)
 
 
-def _one_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, up to the end of its first line."""
     lines = str(error).splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__

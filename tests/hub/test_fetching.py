@@ -156,7 +156,7 @@ def test_a_mirror_that_lies_consistently(hub: Hub, tiny_file: bytes, monkeypatch
     hub.files[PUBLISHED.name][WEIGHTS] = other
     fetch(PUBLISHED, WEIGHTS).unlink()
     path = fetch(PUBLISHED, WEIGHTS)
-    with pytest.raises(UserError, match=rf"is not the file that timm published.*not {sha256}"):
+    with pytest.raises(UserError, match=rf"is not what timm published.*not {sha256}"):
         check_pinned(PUBLISHED, path, hashlib.sha256(other).hexdigest())
     assert not path.exists()
 

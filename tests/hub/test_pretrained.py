@@ -157,7 +157,7 @@ class TestRepository:
 
     def test_a_mirror_that_lies(self, hub: Hub, monkeypatch):
         monkeypatch.setitem(fetching.PINNED, PUBLISHED, "0" * 64)
-        with pytest.raises(UserError, match="is not the file that timm published"):
+        with pytest.raises(UserError, match="is not what timm published"):
             mindtwins.create_model("svt_tiny", pretrained=True)
         assert not conversions()
 
