@@ -31,7 +31,7 @@ class ClassifierKind:
     keeps_dialect = False
 
     def owns(self, names: Collection[str]) -> bool:
-        return self.stem in names
+        return self.stem in names and any(name.startswith("blocks.") for name in names)
 
     def recognize(self, seen: Shapes) -> Recognition:
         return recognize(seen)

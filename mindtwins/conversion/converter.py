@@ -91,7 +91,7 @@ def from_torch(
         "widened_from": sorted(set(fit.account.widened.values())),
         "filled": fit.account.filled,
     }
-    notes = [*selection.notes, _takes(fit.architecture)]
+    notes = [*selection.notes, *layout.remarks, _takes(fit.architecture)]
     if drop_head:
         metadata["classes"] = None  # a new head knows none
     elif source.classes and len(source.classes) == classes:
@@ -201,12 +201,16 @@ def _meta(kind: ModelKind, checkpoint: Checkpoint, classes: int) -> tuple[dict, 
 def choose_layout(checkpoint: Checkpoint, kinds: Kinds, project: str | None) -> Layout:
     """The names that a project has for a checkpoint's model; None means those it came with.
 
+    Weights that came without names of their own get those of a checkpoint without a history.
+
     Raises:
         UserError: the project has no names for such models.
     """
     task = task_of(kinds, checkpoint)
     recorded = _recorded_layout(checkpoint)
-    return find_layout(kinds, project or recorded or kinds[task].layouts[0].project, task)
+    usual = kinds[task].layouts[0]
+    layout = find_layout(kinds, project or recorded or usual.project, task)
+    return layout if layout.by_order is None else usual
 
 
 def _recorded_layout(checkpoint: Checkpoint) -> str | None:

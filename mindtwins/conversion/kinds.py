@@ -100,6 +100,12 @@ def projects(kinds: Kinds) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layout.project for layout in all_layouts(kinds)))
 
 
+def writable_projects(kinds: Kinds) -> tuple[str, ...]:
+    """Whose names a file can be written in."""
+    layouts = [layout for layout in all_layouts(kinds) if layout.by_order is None]
+    return tuple(dict.fromkeys(layout.project for layout in layouts))
+
+
 def find_layout(kinds: Kinds, project: str, task: str) -> Layout:
     """A project's names for the models of a task.
 
@@ -153,6 +159,7 @@ def task_of(kinds: Kinds, checkpoint: Checkpoint) -> str:
         if kind.owns(checkpoint.tensors):
             return task
     raise UserError(
-        f"{checkpoint.path} holds no model of {' or '.join(kinds)} (its first tensor is "
-        f"{next(iter(checkpoint.tensors))})"
+        f"{checkpoint.path} holds no model of {' or '.join(kinds)} in the names of this project "
+        f"(its first tensor is {next(iter(checkpoint.tensors))}): one of another project's has to "
+        "be converted first, with python convert/pt2ms.py"
     )

@@ -181,8 +181,7 @@ def _download(hub: ModuleType, repository: Repository, file: str) -> Path | None
     # kind; they change with its versions.
     except Exception as error:
         raise UserError(
-            f"the download of {what} from {endpoint} broke off ({first_line(error)}): nothing of"
-            " it was kept; try again"
+            f"the download of {what} from {endpoint} broke off ({first_line(error)}): try again"
         ) from error
 
 

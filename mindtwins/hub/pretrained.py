@@ -92,9 +92,15 @@ def cache_folder() -> Path:
 
 
 def _load_file(kinds: Kinds, path: Path) -> Checkpoint:
-    if is_project_file(path):
-        return identified(kinds, load_checkpoint(path))
-    return _converted(kinds, read_source(path))
+    if not is_project_file(path):
+        return _converted(kinds, read_source(path))
+    checkpoint = load_checkpoint(path)
+    try:
+        return identified(kinds, checkpoint)
+    except UserError:
+        if checkpoint.metadata is not None:
+            raise
+    return _converted(kinds, read_source(path))  # a .ckpt of another project's
 
 
 def _load_folder(kinds: Kinds, folder: Path) -> Checkpoint:
