@@ -49,7 +49,8 @@ def distribution(wheel: zipfile.ZipFile) -> PathDistribution:
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile):
     files = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert files == {*SOURCES, "mindtwins/py.typed"}
+    data = {"mindtwins/py.typed", "mindtwins/classification/imagenet_classes.txt"}
+    assert files == {*SOURCES, *data}
 
 
 def test_the_wheel_brings_its_license(wheel: zipfile.ZipFile, distribution: PathDistribution):
@@ -74,7 +75,7 @@ def test_what_the_package_imports_is_required(distribution: PathDistribution):
         for module in _imports(path) - sys.stdlib_module_names - {"mindtwins"}
         for name in providers[module]
     }
-    environments = [{"extra": extra} for extra in ("convert", "demo", "tensorboard")]
+    environments = [{"extra": extra} for extra in ("convert", "demo", "hub", "tensorboard")]
     required = {
         canonicalize_name(requirement.name)
         for requirement in map(Requirement, distribution.requires or ())
