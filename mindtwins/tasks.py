@@ -71,6 +71,12 @@ def _start(config: Config) -> Checkpoint:
         return identified(KINDS, load_checkpoint(config.ckpt_path))
     source = config.pretrained
     if source == PUBLISHED_WEIGHTS:
+        if config.task != "classification":
+            raise UserError(
+                f"the published weights are classifiers, which are no {config.model}: convert one"
+                " with pt2ms.py and name it with --pretrained_backbone, or name what --pretrained"
+                " is to fetch"
+            )
         source = published_repository(config.model)
     return rank_0_first(lambda: load_pretrained(KINDS, source))
 

@@ -17,6 +17,10 @@ from mindtwins.conversion.selection import Selection, select
 from mindtwins.errors import UserError
 from mindtwins.models.twins import Dialect
 
+# To be raised when the same source gives other tensors or other metadata: conversions are kept by
+# it.
+CONVERTER_VERSION = 1
+
 
 @dataclass(frozen=True)
 class Conversion:

@@ -132,8 +132,15 @@ def hub_client() -> ModuleType:
 
 
 def _cached(hub: ModuleType, repository: Repository, file: str) -> Path | None:
+    """A file in the cache; None if it is not there."""
     found = hub.try_to_load_from_cache(repository.name, file, revision=repository.revision)
     return Path(found) if isinstance(found, str) else None
+
+
+def _is_known_to_lack(hub: ModuleType, repository: Repository, file: str) -> bool:
+    """Whether the cache knows that a repository does not have a file."""
+    found = hub.try_to_load_from_cache(repository.name, file, revision=repository.revision)
+    return found is not None and not isinstance(found, str)
 
 
 def _download(hub: ModuleType, repository: Repository, file: str) -> Path | None:
@@ -143,6 +150,8 @@ def _download(hub: ModuleType, repository: Repository, file: str) -> Path | None
     try:
         return Path(hub.hf_hub_download(repository.name, file, revision=repository.revision))
     except errors.LocalEntryNotFoundError as error:
+        if _is_known_to_lack(hub, repository, file):
+            return None
         if hub.constants.HF_HUB_OFFLINE:
             reason = "HF_HUB_OFFLINE forbids to ask for it"
         else:

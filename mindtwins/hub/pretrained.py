@@ -14,7 +14,6 @@ from pathlib import Path
 
 from mindtwins import __version__
 from mindtwins.checkpoint import (
-    FORMAT_VERSION,
     Checkpoint,
     DamagedCheckpoint,
     is_project_file,
@@ -22,7 +21,7 @@ from mindtwins.checkpoint import (
     save_checkpoint,
 )
 from mindtwins.console import tell
-from mindtwins.conversion.converter import from_torch
+from mindtwins.conversion.converter import CONVERTER_VERSION, from_torch
 from mindtwins.conversion.kinds import Kinds, identified
 from mindtwins.conversion.readers import Source, read_source
 from mindtwins.errors import UserError
@@ -199,7 +198,7 @@ def _named(checkpoint: Checkpoint, name: str) -> Checkpoint:
 
 def _converted(kinds: Kinds, source: Source) -> Checkpoint:
     """A PyTorch file's model, from the folder of conversions or made now."""
-    kept = cache_folder() / f"{source.sha256}-{__version__}-{FORMAT_VERSION}.safetensors"
+    kept = cache_folder() / f"{source.sha256}-{__version__}-{CONVERTER_VERSION}.safetensors"
     try:
         if kept.is_file():
             return replace(load_checkpoint(kept), path=source.path)

@@ -26,7 +26,7 @@ from mindtwins.errors import UserError
 from mindtwins.hub import fetching, pretrained
 from mindtwins.hub.pretrained import cache_folder, load_pretrained
 from mindtwins.reference import create_reference
-from mindtwins.tasks import KINDS
+from mindtwins.tasks import KINDS, create_task
 
 PUBLISHED = "timm/twins_svt_tiny.in1k"
 OTHER = "me/tiny"
@@ -161,6 +161,14 @@ class TestRepository:
             mindtwins.create_model("svt_tiny", pretrained=True)
         assert not conversions()
 
+    def test_offline_as_before(self, hub: Hub, go_offline: Callable):
+        """Also what the repository does not have (here config.json) is known then."""
+        before = load_pretrained(KINDS, OTHER)
+        go_offline()
+        hub.requests.clear()
+        assert load_pretrained(KINDS, OTHER).metadata == before.metadata
+        assert not hub.requests
+
 
 class TestKept:
     """A conversion is made once, and found to be damaged where it is."""
@@ -285,6 +293,11 @@ class TestScripts:
             atol=1e-6,
         )
         assert trained.metadata["recipe"]["pretrained"] == "published"
+
+    def test_there_are_no_published_segmentors(self):
+        words = ["--pretrained", "--task", "segmentation", "--model", "upernet_svt_small"]
+        with pytest.raises(UserError, match="are classifiers, which are no upernet_svt_small"):
+            create_task(parse_config(ValidateConfig, words, ""))
 
     def test_both_are_a_contradiction(self):
         for cls in (TrainConfig, ValidateConfig, InferConfig):
