@@ -77,7 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif repository not in self.hub.files:
             self._refuse(404, "RepoNotFound")
         elif file not in self.hub.files[repository]:
-            self._refuse(404, "EntryNotFound")
+            commit = commit_of(self.hub.files[repository])
+            self._refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
         else:
             files = self.hub.files[repository]
             self._send(file, files[file], with_body, commit_of(files))
@@ -99,8 +100,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(sent)
             self.close_connection = len(sent) < len(data)
 
-    def _refuse(self, status: int, name: str) -> None:
+    def _refuse(self, status: int, name: str, more: dict[str, str] | None = None) -> None:
         self.send_response(status)
+        for header, value in (more or {}).items():
+            self.send_header(header, value)
         self.send_header("X-Error-Code", name)
         self.send_header("X-Error-Message", name)
         self.send_header("Content-Length", "0")
