@@ -184,6 +184,7 @@ def _write_report(path: Path, conversion: Conversion, comparisons: list[Comparis
     report = {
         "source": {"container": selection.container, "prefix": selection.prefix},
         "metadata": conversion.metadata,
+        "notes": list(conversion.notes),
         "account": asdict(conversion.account),
         "verification": [asdict(row) | {"passed": row.passed} for row in comparisons],
     }

@@ -28,14 +28,22 @@ class Conversion:
 
     Attributes:
         selection: where in the file it was; the account has the file's full names.
-        notes: what to tell, a sentence each.
+        assumptions: what was chosen or taken for granted, a sentence each.
+        taken_classes: the same of the classes' names; empty where the source has them.
     """
 
     tensors: dict[str, np.ndarray]
     metadata: dict
     account: Account
     selection: Selection
-    notes: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    taken_classes: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that is to be told, a sentence each."""
+        last = (self.taken_classes,) if self.taken_classes else ()
+        return (*self.assumptions, _takes(self.metadata), *last)
 
 
 def from_torch(
@@ -95,24 +103,25 @@ def from_torch(
         "widened_from": sorted(set(fit.account.widened.values())),
         "filled": fit.account.filled,
     }
-    notes = [*selection.notes, *layout.remarks, _takes(fit.architecture)]
+    taken_classes = ""
     if drop_head:
         metadata["classes"] = None  # a new head knows none
     elif source.classes and len(source.classes) == classes:
         metadata["classes"] = list(source.classes)
     elif metadata["classes"]:
-        notes.append(
+        taken_classes = (
             f"{source.path.name} does not name its {classes} classes: by their number they are"
             f" taken for {kind.published_on}'s (--class_names gives infer.py other names)"
         )
-    return Conversion(fit.tensors, metadata, fit.account, selection, tuple(notes))
+    assumptions = (*selection.notes, *layout.remarks)
+    return Conversion(fit.tensors, metadata, fit.account, selection, assumptions, taken_classes)
 
 
 def _stated(dialect: Dialect) -> dict:
     return {field: value for field, value in asdict(dialect).items() if value is not None}
 
 
-def _takes(architecture: Mapping[str, int]) -> str:
+def _takes(architecture: Mapping) -> str:
     """What the model is for, in a sentence."""
     channels, classes = architecture["in_channels"], architecture["num_classes"]
     images = {1: "pictures of 1 channel (gray)", 3: "RGB pictures"}.get(

@@ -45,6 +45,9 @@ _WEIGHT_FILES = (WEIGHTS, "pytorch_model.bin")
 _FILE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors", ".json", ".tar")
 _TIMM_CROP = 0.9
 
+# Of a kept conversion's metadata: what has to be told whenever it is used.
+_TOLD = "told"
+
 
 def published_repository(model: str) -> str:
     """The repository of the weights that the authors published for a model.
@@ -133,7 +136,7 @@ def _load_published(kinds: Kinds, repository: Repository) -> Checkpoint:
             f"the sum of {repository} is not known here: its {WEIGHTS} (sha256 {source.sha256}) is"
             " what the hub announced, and that is all that could be checked"
         )
-    checkpoint = _named(_converted(kinds, source), str(repository))
+    checkpoint = _named(_converted(kinds, source, classes_known=True), str(repository))
     crop = checkpoint.stated["preprocessing"]["crop_pct"]
     tell(
         f"{repository}: preprocessing of the authors, crop_pct {crop:g}, by which they publish"
@@ -164,7 +167,8 @@ def _described(kinds: Kinds, path: Path, config: Mapping, name: str) -> Checkpoi
     """A model of this project's format or timm's, with what its config.json says of it."""
     if is_project_file(path):
         return replace(identified(kinds, load_checkpoint(path)), path=Path(name))
-    checkpoint = _named(_converted(kinds, read_source(path)), name)
+    has_names = bool(config.get("label_names"))
+    checkpoint = _named(_converted(kinds, read_source(path), has_names), name)
     return replace(checkpoint, metadata=checkpoint.stated | _use(checkpoint, config, name))
 
 
@@ -184,8 +188,12 @@ def _use(checkpoint: Checkpoint, config: Mapping, name: str) -> dict:
             f" {preprocessing['interpolation']}"
         )
     use: dict = {"preprocessing": preprocessing}
-    names = config.get("label_names")
-    if isinstance(names, list) and len(names) == checkpoint.stated["num_classes"]:
+    if names := config.get("label_names"):
+        classes = checkpoint.stated["num_classes"]
+        if len(names) != classes:
+            raise UserError(
+                f"{CONFIG} of {name} names {len(names)} classes, its model has {classes}"
+            )
         use["classes"] = [str(label) for label in names]
     return use
 
@@ -196,24 +204,46 @@ def _named(checkpoint: Checkpoint, name: str) -> Checkpoint:
     return replace(checkpoint, path=Path(name), metadata=checkpoint.stated | {"source": source})
 
 
-def _converted(kinds: Kinds, source: Source) -> Checkpoint:
-    """A PyTorch file's model, from the folder of conversions or made now."""
+def _converted(kinds: Kinds, source: Source, classes_known: bool = False) -> Checkpoint:
+    """A PyTorch file's model, from the folder of conversions or made now; what it assumes is told.
+
+    Args:
+        classes_known: somebody else says what the classes are called.
+    """
     kept = cache_folder() / f"{source.sha256}-{__version__}-{CONVERTER_VERSION}.safetensors"
+    checkpoint = _read_kept(kept)
+    if checkpoint is None:
+        conversion = from_torch(source, kinds)
+        told = {_TOLD: [conversion.assumptions, conversion.taken_classes]}
+        checkpoint = Checkpoint(conversion.tensors, conversion.metadata | told, kept)
+        _keep(checkpoint)
+    metadata = dict(checkpoint.stated)
+    assumptions, taken_classes = metadata.pop(_TOLD)
+    for sentence in (*assumptions, "" if classes_known else taken_classes):
+        if sentence:
+            tell(sentence)
+    return replace(checkpoint, metadata=metadata, path=source.path)
+
+
+def _read_kept(path: Path) -> Checkpoint | None:
+    """A conversion that was kept; None if there is none of use."""
     try:
-        if kept.is_file():
-            return replace(load_checkpoint(kept), path=source.path)
+        return load_checkpoint(path) if path.is_file() else None
     except DamagedCheckpoint:
-        tell(f"{kept} was damaged: it is made anew")
+        tell(f"{path} was damaged: it is made anew")
     except (UserError, OSError):  # somebody else's, or gone this moment
         pass
-    conversion = from_torch(source, kinds)
+    return None
+
+
+def _keep(checkpoint: Checkpoint) -> None:
+    """Write a conversion to its place, if that can be."""
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(kept, conversion.tensors, conversion.metadata)
+        checkpoint.path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(checkpoint.path, checkpoint.tensors, checkpoint.stated)
     except (UserError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         tell(
             f"the converted weights are not kept ({reason}): they will be converted again each"
             f" time; {CACHE_VARIABLE} names another folder for them"
         )
-    return Checkpoint(conversion.tensors, conversion.metadata, source.path)

@@ -121,6 +121,13 @@ def test_a_conversion_records_folders_and_tells(ckpt: Path, capsys, tmp_path: Pa
     assert "by their number they are taken for ImageNet-1k's" in capsys.readouterr().out
 
 
+def test_weights_by_name_tell_too(ckpt: Path, tmp_path: Path, monkeypatch, told):
+    monkeypatch.setenv("MINDTWINS_CACHE", str(tmp_path))
+    for time in (1, 2):  # made, and kept
+        assert load_model(ckpt.with_suffix(".pth")).classes[281] == "tabby, tabby cat"
+        assert len([text for text in told() if "taken for ImageNet-1k's" in text]) == time
+
+
 def test_a_new_head_has_no_names(ckpt: Path, tmp_path: Path):
     convert_again(ckpt, tmp_path / "new.ckpt", "--drop_head", "--num_classes", "1000")
     assert load_checkpoint(tmp_path / "new.ckpt").metadata["classes"] is None

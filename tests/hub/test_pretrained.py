@@ -129,6 +129,12 @@ class TestRepository:
         assert (stated["image_size"], stated["crop_pct"]) == (SIZE, 0.9)
         assert "bilinear interpolation; here it is bicubic" in told()[-1]
 
+    def test_names_of_more_classes_than_there_are(self, hub: Hub):
+        config = CONFIG | {"label_names": ["a", "b"]}
+        hub.files[OTHER]["config.json"] = json.dumps(config).encode()
+        with pytest.raises(UserError, match=rf"of {OTHER} names 2 classes, its model has 10"):
+            mindtwins.load_model(OTHER)
+
     def test_of_another_architecture(self, hub: Hub):
         config = CONFIG | {"architecture": "resnet50"}
         hub.files[OTHER]["config.json"] = json.dumps(config).encode()
