@@ -10,11 +10,13 @@ __version__ = "0.1.0"
 # Where each name is. Not imported here: importing a part that does without MindSpore must not
 # import MindSpore, whose cluster has to be described in the environment beforehand.
 _MODULES = {
-    "create_model": "mindtwins.models.variants",
+    "create_model": "mindtwins.tasks",
     "list_models": "mindtwins.models.variants",
     "create_segmentor": "mindtwins.tasks",
     "list_segmentors": "mindtwins.tasks",
     "load_model": "mindtwins.tasks",
+    "push_to_hub": "mindtwins.tasks",
+    "save_pretrained": "mindtwins.tasks",
 }
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "list_models",
     "list_segmentors",
     "load_model",
+    "push_to_hub",
+    "save_pretrained",
 ]
 
 

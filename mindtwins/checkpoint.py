@@ -166,6 +166,17 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     return Checkpoint(tensors, metadata, path)
 
 
+def is_project_file(path: Path) -> bool:
+    """Whether a file can only be meant for `load_checkpoint`: a `.ckpt` of MindSpore, or sealed."""
+    with path.open("rb") as file:
+        form = identify(file)
+        if form is not SAFETENSORS:
+            return form is MINDSPORE
+        file.seek(0)
+        header = file.read(int.from_bytes(file.read(8), "little"))
+    return METADATA_KEY.encode() in header
+
+
 def as_checkpoint(source: str | os.PathLike | Checkpoint | None) -> Checkpoint | None:
     """The checkpoint itself, or the one in a file; None for none."""
     if source is None or isinstance(source, Checkpoint):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 from mindspore import nn
 
-from mindtwins.checkpoint import load_checkpoint
+from mindtwins.checkpoint import Checkpoint, load_checkpoint
 from mindtwins.classification.kind import ClassifierKind
 from mindtwins.classification.task import Classification
-from mindtwins.config import Config, InferConfig
+from mindtwins.config import PUBLISHED_WEIGHTS, Config, InferConfig
+from mindtwins.console import tell
 from mindtwins.conversion.kinds import Kinds, identified
+from mindtwins.distribution.launch import rank_0_first
 from mindtwins.errors import UserError
+from mindtwins.hub import sharing
+from mindtwins.hub.pretrained import load_pretrained, published_repository
+from mindtwins.models import variants
 from mindtwins.segmentation.kind import SegmentorKind
 from mindtwins.segmentation.task import Segmentation
 from mindtwins.segmentation.variants import create_segmentor, list_segmentors
@@ -22,10 +29,13 @@ from mindtwins.training.task import Task
 __all__ = [
     "KINDS",
     "TASKS",
+    "create_model",
     "create_segmentor",
     "create_task",
     "list_segmentors",
     "load_model",
+    "push_to_hub",
+    "save_pretrained",
 ]
 
 TASKS: dict[str, type[Task]] = {
@@ -44,22 +54,87 @@ def create_task(config: Config) -> Task:
     Raises:
         UserError: the checkpoint cannot be read, or is for another task than the recipe.
     """
-    if not config.ckpt_path:
+    if not config.weights:
         return TASKS[config.task](config)
-    checkpoint = identified(KINDS, load_checkpoint(config.ckpt_path))
+    checkpoint = _start(config)
     task = checkpoint.stated["task"]
     if states(config, "task") and config.task != task:
         raise UserError(
-            f"{config.ckpt_path} is a checkpoint of task {task} (asked for: {config.task})"
+            f"{checkpoint.path} is a checkpoint of task {task} (asked for: {config.task})"
         )
     return TASKS[task](replace(config, task=task), checkpoint)
 
 
-def load_model(path: str | os.PathLike) -> nn.Cell:
+def _start(config: Config) -> Checkpoint:
+    """The checkpoint that a recipe names, by path or by what it was published as."""
+    if not config.pretrained:
+        return identified(KINDS, load_checkpoint(config.ckpt_path))
+    source = config.pretrained
+    if source == PUBLISHED_WEIGHTS:
+        if config.task != "classification":
+            raise UserError(
+                f"the published weights are classifiers, which are no {config.model}: convert one"
+                " with pt2ms.py and name it with --pretrained_backbone, or name what --pretrained"
+                " is to fetch"
+            )
+        source = published_repository(config.model)
+    return rank_0_first(lambda: load_pretrained(KINDS, source))
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    ckpt_path: str | Path | Checkpoint | None = None,
+    *,
+    pretrained: bool | str | os.PathLike = False,
+    **options: Any,
+) -> nn.Cell:
+    """Build a Twins classifier or backbone: see `mindtwins.models.variants.create_model`.
+
+    Args:
+        num_classes: width of the head; left out, 1000 or what `pretrained` has. Weights of another
+            number of classes get a new head of this one.
+        pretrained: True for the weights that the authors published, from the hub; else the file,
+            folder or repository of others, see `mindtwins.hub.pretrained.load_pretrained`.
+        options: as there.
+
+    Returns:
+        The model, in evaluation mode. With `pretrained`, it has the attributes that `load_model`
+        gives.
+
+    Raises:
+        UserError: (a ValueError) as there, or the weights cannot be had or are not this model's.
+    """
+    if not pretrained:
+        classes = 1000 if num_classes is None else num_classes
+        return variants.create_model(name, classes, in_channels, ckpt_path, **options)
+    if ckpt_path is not None:
+        raise UserError("pretrained and ckpt_path both say which weights to take: give one of them")
+    source = published_repository(name) if pretrained is True else pretrained
+    checkpoint = load_pretrained(KINDS, source)
+    found = checkpoint.stated["num_classes"]
+    classes = found if num_classes is None else num_classes
+    if classes not in (0, found) and not options.get("features_only"):
+        if not options.setdefault("new_head", True):
+            raise UserError(
+                f"{checkpoint.path} has {found} classes, not {classes}: new_head=True starts a"
+                " head for these"
+            )
+        tell(f"the head of {checkpoint.path} has {found} classes: a new one of {classes} starts")
+    model = variants.create_model(name, classes, in_channels, checkpoint, **options)
+    stated = checkpoint.stated | {"num_classes": classes, "dialect": asdict(model.dialect)}
+    if classes != found:
+        stated["classes"] = None
+    return _describe(model, replace(checkpoint, metadata=stated))
+
+
+def load_model(source: str | os.PathLike) -> nn.Cell:
     """Build the model that a checkpoint of this project holds, from the file alone.
 
     Args:
-        path: `.ckpt` or `.safetensors`.
+        source: `.ckpt` or `.safetensors`; or a folder that `save_pretrained` wrote, or a repository
+            "owner/name" on the hub, see `mindtwins.hub.pretrained.load_pretrained`.
 
     Returns:
         The classifier or segmentor with its weights, in evaluation mode, and with three attributes:
@@ -69,11 +144,37 @@ def load_model(path: str | os.PathLike) -> nn.Cell:
     Raises:
         UserError: (a ValueError) the file cannot be read, or holds no such model.
     """
-    checkpoint = identified(KINDS, load_checkpoint(path))
+    checkpoint = load_pretrained(KINDS, source)
+    return _describe(KINDS[checkpoint.stated["task"]].create(checkpoint), checkpoint)
+
+
+def save_pretrained(
+    source: nn.Cell | Checkpoint | str | os.PathLike,
+    folder: str | os.PathLike,
+    report: str | os.PathLike | None = None,
+    license: str | None = None,
+) -> None:
+    """Write a model's folder, which `load_model` reads: see `mindtwins.hub.sharing.save_folder`."""
+    sharing.save_folder(KINDS, source, folder, report, license)
+
+
+def push_to_hub(
+    source: nn.Cell | Checkpoint | str | os.PathLike,
+    repository: str,
+    report: str | os.PathLike | None = None,
+    license: str | None = None,
+    private: bool = False,
+    token: str | None = None,
+) -> str:
+    """Put a model on the hub, where `load_model` finds it: see `mindtwins.hub.sharing.upload`."""
+    return sharing.upload(KINDS, source, repository, report, license, private, token)
+
+
+def _describe(model: nn.Cell, checkpoint: Checkpoint) -> nn.Cell:
+    """The model with what its checkpoint says of its use, as attributes."""
     task = checkpoint.stated["task"]
-    model = KINDS[task].create(checkpoint)
-    described = TASKS[task](InferConfig(task=task, ckpt_path=os.fspath(path)), checkpoint)
+    described = TASKS[task](InferConfig(task=task, ckpt_path=str(checkpoint.path)), checkpoint)
     model.preprocessing = described.preprocessing()
-    model.classes = described.classes
+    model.classes = described.classes and tuple(described.class_names())
     model.metadata = checkpoint.metadata
     return model

@@ -32,6 +32,7 @@ ORDER = (
     ("training",),
     ("reference",),
     ("conversion",),
+    ("hub",),
     tuple(TASKS),
     ("tasks",),
     ("commands",),

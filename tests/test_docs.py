@@ -227,6 +227,23 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python convert/pt2ms.py --pt_path twins_svt-s_uperhead.pth"
     " --ckpt_path upernet_svt_small.ckpt --verify": [Runs(tier="slow")],
     "python convert/ms2pt.py --ckpt_path svt_small.ckpt --pt_path back.pth": [Runs()],
+    "python convert/pt2ms.py --pt_path svt_s_new.ckpt --ckpt_path svt_small.ckpt --verify": [
+        RunsIn("tests/conversion/test_mindcv.py::test_converted_verified_and_what_is_told")
+    ],
+    # Published weights: with a hub on this machine
+    "python infer.py --pretrained --model svt_small --images photographs/": [
+        RunsIn("tests/hub/test_pretrained.py::test_infer")
+    ],
+    "python infer.py --pretrained alt_gvt_small.pth --images photographs/": [
+        RunsIn("tests/hub/test_pretrained.py::test_infer")
+    ],
+    "python validate.py --pretrained --model pcpvt_large --data_dir /imagenet": [
+        RunsIn("tests/hub/test_pretrained.py::test_validate")
+    ],
+    "python train.py -c configs/finetune.yaml --pretrained --data_dir my_pets": [
+        RunsIn("tests/hub/test_pretrained.py::test_train_starts_from_it")
+    ],
+    "pip install huggingface_hub": [NotRun("the environment of these tests has it")],
     # Training
     f"python {TRAIN}": [RunsIn(TWO_RANKS)],
     f"mpirun -n 8 python {TRAIN}": [RunsIn(TWO_RANKS)],
@@ -460,7 +477,8 @@ def test_python_of_the_readme(desk: Path, monkeypatch):
     assert f"# {mindtwins.list_models()}" in classify
     assert scope["logits"].shape == (2, 1000)
     assert [64 // stage_map.shape[2] for stage_map in scope["maps"]] == [4, 8, 16, 32]
-    assert scope["trained"].metadata["variant"] == "svt_tiny" and scope["trained"].classes is None
+    assert scope["trained"].metadata["variant"] == "svt_tiny"
+    assert scope["trained"].classes[281] == "tabby, tabby cat"
     exec(segment, scope)
     assert scope["logits"].shape == (2, 150, 16, 16)
 

@@ -103,11 +103,11 @@ def test_a_file_that_was_cut_short_may_be_damaged(tmp_path, is_zip):
         read_source(path)
 
 
-def test_a_mindspore_checkpoint_needs_no_conversion(tmp_path):
-    arrays = {"norm.gamma": np.ones(3, np.float32)}
-    write_ckpt(tmp_path / "theirs.ckpt", arrays)
-    save_checkpoint(tmp_path / "ours.ckpt", arrays, {})
-    for path in (tmp_path / "theirs.ckpt", tmp_path / "ours.ckpt"):
+def test_a_checkpoint_of_this_project_needs_no_conversion(tmp_path):
+    arrays = {"blocks.0.0.norm1.gamma": np.ones(3, np.float32)}
+    write_ckpt(tmp_path / "unsealed.ckpt", arrays)
+    save_checkpoint(tmp_path / "sealed.ckpt", arrays, {})
+    for path in (tmp_path / "unsealed.ckpt", tmp_path / "sealed.ckpt"):
         with pytest.raises(UserError, match="it is a MindSpore checkpoint: it needs no conversion"):
             read_source(path)
         assert load_checkpoint(path).tensors.keys() == arrays.keys()

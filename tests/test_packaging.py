@@ -87,7 +87,8 @@ def test_the_source_distribution_holds_what_building_and_running_take(sdist: Pat
 def test_the_wheel_holds_the_package_with_its_recipes_and_nothing_else(wheel: zipfile.ZipFile):
     files = {name for name in wheel.namelist() if ".dist-info/" not in name}
     recipes = {f"mindtwins/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
-    assert files == {*SOURCES, *recipes, "mindtwins/py.typed"}
+    data = {"mindtwins/py.typed", "mindtwins/classification/imagenet_classes.txt"}
+    assert files == {*SOURCES, *recipes, *data}
 
 
 def test_one_wheel_serves_every_python(wheel_path: Path, distribution: PathDistribution):
@@ -118,7 +119,7 @@ def test_what_the_package_imports_is_required(distribution: PathDistribution):
         for module in _imports(path) - sys.stdlib_module_names - {"mindtwins"}
         for name in providers[module]
     }
-    environments = [{"extra": extra} for extra in ("convert", "demo", "tensorboard")]
+    environments = [{"extra": extra} for extra in ("convert", "demo", "hub", "tensorboard")]
     required = {
         canonicalize_name(requirement.name)
         for requirement in map(Requirement, distribution.requires or ())

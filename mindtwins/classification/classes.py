@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mindtwins.classification.imagenet import in_words
 from mindtwins.console import tell
 from mindtwins.data.image_folder import ImageFolder
 from mindtwins.errors import UserError
@@ -36,7 +37,7 @@ def number_by_name(data: ImageFolder, classes: Sequence[str], whose: str) -> Ima
     if unknown := [name for name in names[: data.num_classes] if name not in place]:
         raise UserError(
             f"{data.listing} has classes that {whose} does not know ({some(unknown)}): its "
-            f"{len(classes)} classes are {some(classes)}"
+            f"{len(classes)} classes are {some(classes)}{_imagenet_folders(classes)}"
         )
     if data.classes and len(names) < len(classes):
         tell(f"{data.root} has {len(names)} of the {len(classes)} classes")
@@ -46,6 +47,17 @@ def number_by_name(data: ImageFolder, classes: Sequence[str], whose: str) -> Ima
     numbered.classes = tuple(classes)
     numbered.num_classes = len(classes)
     return numbered
+
+
+def _imagenet_folders(classes: Sequence[str]) -> str:
+    """How ImageNet's folders are called, if the classes are its own."""
+    words = in_words(classes[0])
+    if words == classes[0]:
+        return ""
+    return (
+        f", as ImageNet's folders are called ({classes[0]} is {words}): rename the folders, or "
+        "give their names in the order of the model's classes with --class_names"
+    )
 
 
 def number_by_order(data: ImageFolder, num_classes: int, whose: str) -> ImageFolder:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from mindspore import nn
 
 from mindtwins.checkpoint import Checkpoint
+from mindtwins.classification.imagenet import imagenet_words
 from mindtwins.classification.layouts import LAYOUTS
 from mindtwins.classification.task import Classification
 from mindtwins.conversion.kinds import Shapes
@@ -25,12 +26,13 @@ class ClassifierKind:
     stem = "patch_embeds.0.proj.weight"
     architecture_keys = ("num_classes", "in_channels")
     default_classes = 1000
+    published_on = "ImageNet-1k"
     fewest_classes = 0
     verified_size = (224, 224)
     keeps_dialect = False
 
     def owns(self, names: Collection[str]) -> bool:
-        return self.stem in names
+        return self.stem in names and any(name.startswith("blocks.") for name in names)
 
     def recognize(self, seen: Shapes) -> Recognition:
         return recognize(seen)
@@ -45,8 +47,10 @@ class ClassifierKind:
         return {"num_classes": num_classes, "in_channels": in_channels}
 
     def use(self, architecture: Mapping) -> dict:
+        """As ImageNet-1k's where there are as many classes, which the published weights have."""
+        synsets = tuple(imagenet_words())
         return describe_use(
-            None,
+            synsets if architecture["num_classes"] == len(synsets) else None,
             "bicubic",
             defaults(Classification.preprocessing_options),
             defaults(Classification.data_options),

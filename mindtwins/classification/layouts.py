@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mindtwins.classification.mindcv import our_names
 from mindtwins.conversion.layouts import (
     MMPRETRAIN_BACKBONE,
     MMSEGMENTATION_BACKBONE,
@@ -56,6 +57,17 @@ LAYOUTS = (
         optional=(
             ("head.", "a backbone of MMSegmentation has no head"),
             ("norm.", "a backbone of MMSegmentation has no final norm"),
+        ),
+    ),
+    # MindCV converted the authors' weights for its port, whose code computes otherwise.
+    replace(
+        _OFFICIAL,
+        project="mindcv",
+        by_order=our_names,
+        remarks=(
+            "used as the authors' code uses their weights, which MindCV converted; MindCV's own"
+            " code has GELU's tanh approximation and epsilon 1e-07 (not 1e-05) in the norms behind"
+            " the patch and sr convolutions, so weights that were trained in it learned with these",
         ),
     ),
 )

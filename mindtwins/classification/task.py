@@ -13,6 +13,7 @@ from mindspore import nn
 from mindtwins.checkpoint import FORMAT_VERSION, Checkpoint
 from mindtwins.classification.classes import number_by_name, number_by_order, some
 from mindtwins.classification.evaluator import Evaluator
+from mindtwins.classification.imagenet import in_words
 from mindtwins.classification.loader import build_evaluation_loader, build_training_loader
 from mindtwins.classification.loss import SoftTargetCrossEntropy
 from mindtwins.classification.metrics import Metrics
@@ -255,8 +256,10 @@ class Classification:
         return asdict(metrics)
 
     def class_names(self) -> Sequence[str]:
-        """The lines of `class_names`, the checkpoint's names, or numbers."""
-        return self.classes or [f"class {i}" for i in range(self.config.num_classes)]
+        """The lines of `class_names`, the checkpoint's names (ImageNet's in words), or numbers."""
+        if self.classes is not None:
+            return [in_words(name) for name in self.classes]
+        return [f"class {i}" for i in range(self.config.num_classes)]
 
     def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
         """The likeliest classes of each image; see `mindtwins.classification.predict.classify`."""

@@ -159,7 +159,7 @@ def _summary(source: Source, conversion: Conversion) -> str:
         f"read {source.path}: {len(selection.names)} tensors{container}{prefix}",
         f"recognized {metadata['variant']}, {metadata['num_classes']} classes:"
         f" {count:,} parameters, {len(account.used)} tensors used",
-        f"names of the {metadata['source']['layout']} code, which computes with"
+        f"names of the {metadata['source']['layout']} code; the model computes with"
         f" {', '.join(f'{field} {value}' for field, value in metadata['dialect'].items())}",
         *conversion.notes,
     ]
@@ -184,6 +184,7 @@ def _write_report(path: Path, conversion: Conversion, comparisons: list[Comparis
     report = {
         "source": {"container": selection.container, "prefix": selection.prefix},
         "metadata": conversion.metadata,
+        "notes": list(conversion.notes),
         "account": asdict(conversion.account),
         "verification": [asdict(row) | {"passed": row.passed} for row in comparisons],
     }

@@ -13,7 +13,7 @@ from mindtwins.checkpoint import Checkpoint, load_checkpoint
 from mindtwins.cli import Parser
 from mindtwins.conversion import torch_files
 from mindtwins.conversion.converter import choose_layout, to_torch
-from mindtwins.conversion.kinds import projects
+from mindtwins.conversion.kinds import writable_projects
 from mindtwins.conversion.layouts import Layout
 from mindtwins.files import check_outputs, replaced_file
 from mindtwins.tasks import KINDS
@@ -69,7 +69,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--layout",
-        choices=sorted(projects(KINDS)),
+        choices=sorted(writable_projects(KINDS)),
         help="whose names the target has (timm kept the official ones), and what else that project"
         " looks for in its files; default: whose names the weights came with, else official for a"
         " classifier and mmsegmentation for a segmentor",

@@ -31,12 +31,14 @@ def main(argv: list[str]) -> None:
     """Read the configuration, predict, report."""
     config = parse_config(InferConfig, argv, __doc__)
     rank = launch.begin(config.distribute, config.device_target)
-    if not config.ckpt_path:
-        raise UserError("ckpt_path is missing: say which checkpoint with --ckpt_path")
+    if not config.weights:
+        raise UserError(
+            "ckpt_path is missing: say which checkpoint with --ckpt_path or --pretrained"
+        )
     files = find_files(config.images)
     if rank == 0:
         outputs = {"--output_json": config.output_json, "--output_png": config.output_png}
-        check_outputs(outputs, [config.ckpt_path, *files])
+        check_outputs(outputs, [config.weights, *files])
     predict(config, files)
 
 

@@ -32,10 +32,12 @@ def main(argv: list[str]) -> None:
         if rank == 0:
             print(task.summary())
         return
-    if not config.ckpt_path:
-        raise UserError("ckpt_path is missing: say which weights to evaluate with --ckpt_path")
+    if not config.weights:
+        raise UserError(
+            "ckpt_path is missing: say which weights to evaluate with --ckpt_path or --pretrained"
+        )
     if rank == 0:
-        check_outputs({"--output_json": config.output_json}, [config.ckpt_path])
+        check_outputs({"--output_json": config.output_json}, [config.weights])
     evaluate(config, task)
 
 
@@ -63,7 +65,7 @@ def evaluate(config: ValidateConfig, task: Task) -> None:
     if config.output_json:
         result = {
             "model": task.config.model,
-            "ckpt_path": config.ckpt_path,
+            "ckpt_path": config.weights,
             "data": data.root,
             **task.result(metrics, data),
             "images_per_second": images_per_second,

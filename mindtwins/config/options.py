@@ -52,6 +52,9 @@ def option(
     )
 
 
+# `pretrained` as a flag without a value: the weights that the authors published.
+PUBLISHED_WEIGHTS = "published"
+
 # How a training starts: a recipe may state it, but it says nothing of trained weights.
 STARTING_POINT = ("drop_head", "pretrained_backbone")
 
@@ -81,15 +84,24 @@ class ModelSection(Section):
         resume_safe=True,
         path=True,
     )
+    pretrained: str = option(
+        "",
+        "instead of ckpt_path: a PyTorch file, a folder or a hub repository (owner/name) with the "
+        "weights; without a value: those that the authors published for the model, from the hub",
+        resume_safe=True,
+        bare=PUBLISHED_WEIGHTS,
+        path=True,
+    )
     drop_head: bool = option(
         False,
-        "train.py: start with fresh classifiers: do not load the last layers of ckpt_path",
+        "train.py: start with fresh classifiers: do not load the last layers of ckpt_path (or "
+        "pretrained)",
         resume_safe=True,
     )
     pretrained_backbone: str = option(
         "",
         "train.py, segmentation: classification checkpoint whose backbone to start from (not with "
-        "ckpt_path)",
+        "ckpt_path or pretrained)",
         resume_safe=True,
         path=True,
     )
@@ -467,6 +479,11 @@ class Config(
 
     stated: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def weights(self) -> str:
+        """What names the weights to take, whichever option does; empty for none."""
+        return self.ckpt_path or self.pretrained
+
     def __post_init__(self) -> None:
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
@@ -488,6 +505,11 @@ class Config(
                 f"warmup_epochs ({self.warmup_epochs}) must be fewer than epoch_size "
                 f"({self.epoch_size}): set --warmup_epochs {self.epoch_size // 2}, for one"
             )
+        if self.pretrained and self.ckpt_path:
+            raise UserError(
+                f"pretrained ({self.pretrained}) and ckpt_path ({self.ckpt_path}) both say which "
+                "weights to take: leave one of them out"
+            )
         if self.dataset == "list" and not self.val_list:
             raise UserError("dataset: list needs val_list (and train_list to train)")
 
@@ -503,11 +525,12 @@ class TrainConfig(TrainSection, Config):
                 "resume and overwrite contradict each other: the one continues the run in "
                 "output_dir, the other deletes it"
             )
-        if self.drop_head and not self.ckpt_path:
+        if self.drop_head and not self.weights:
             raise UserError("drop_head needs ckpt_path, the checkpoint whose head is left out")
-        if self.pretrained_backbone and (self.ckpt_path or self.task != "segmentation"):
+        if self.pretrained_backbone and (self.weights or self.task != "segmentation"):
             raise UserError(
-                "pretrained_backbone is for segmentation without ckpt_path, which holds a backbone"
+                "pretrained_backbone is for segmentation without ckpt_path or pretrained, which "
+                "hold a backbone"
             )
 
 

@@ -30,7 +30,8 @@ COMMAND_LINE = "command line"
 def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) -> AnyConfig:
     """Read the configuration of a script from its arguments.
 
-    Only train.py takes over `STARTING_POINT`; for the others those options keep their defaults.
+    Only train.py takes over `STARTING_POINT`; for the others those options keep their defaults. So
+    does `pretrained` of a recipe, which says what a training starts with, but not as a flag.
 
     Args:
         cls: TrainConfig, ValidateConfig or InferConfig.
@@ -50,7 +51,8 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
     if not values.get("output_dir"):
         values["output_dir"] = f"outputs/{path.stem if path else 'run'}"
     if not issubclass(cls, TrainConfig):
-        values = {name: value for name, value in values.items() if name not in STARTING_POINT}
+        start = {*STARTING_POINT, *({"pretrained"} - given.keys())}
+        values = {name: value for name, value in values.items() if name not in start}
     _shorten_default_warmup(cls, values)
     _prefer_float32_on_cpu(cls, values, given)
     return cls(**values, stated=stated)

@@ -19,6 +19,10 @@ from mindtwins.conversion.selection import Selection, select
 from mindtwins.errors import UserError
 from mindtwins.models.twins import Dialect
 
+# To be raised when the same source gives other tensors or other metadata: conversions are kept by
+# it.
+CONVERTER_VERSION = 1
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -26,14 +30,22 @@ class Conversion:
 
     Attributes:
         selection: where in the file it was; the account has the file's full names.
-        notes: what to tell, a sentence each.
+        assumptions: what was chosen or taken for granted, a sentence each.
+        taken_classes: the same of the classes' names; empty where the source has them.
     """
 
     tensors: dict[str, np.ndarray]
     metadata: dict
     account: Account
     selection: Selection
-    notes: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    taken_classes: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that is to be told, a sentence each."""
+        last = (self.taken_classes,) if self.taken_classes else ()
+        return (*self.assumptions, _takes(self.metadata), *last)
 
 
 def from_torch(
@@ -93,24 +105,34 @@ def from_torch(
         "widened_from": sorted(set(fit.account.widened.values())),
         "filled": fit.account.filled,
     }
-    if source.classes and len(source.classes) == classes and not drop_head:
+    taken_classes = ""
+    if drop_head:
+        metadata["classes"] = None  # a new head knows none
+    elif source.classes and len(source.classes) == classes:
         metadata["classes"] = list(source.classes)
-    notes = [*selection.notes, _takes(fit.architecture)]
+    elif metadata["classes"]:
+        taken_classes = (
+            f"{source.path.name} does not name its {classes} classes: by their number they are"
+            f" taken for {kind.published_on}'s (--class_names gives infer.py other names)"
+        )
+    assumptions = [*selection.notes, *layout.remarks]
     if source.recipe:
         stated, unlike = kind.as_tested(read_test_recipe(source.recipe))
         metadata["preprocessing"] |= stated
         if stated:
             listing = ", ".join(f"{name} {show(value)}" for name, value in stated.items())
-            notes.append(f"tested as the file's own recipe says: {listing}")
-        notes += [f"not done here, though the file's recipe says so: {what}" for what in unlike]
-    return Conversion(fit.tensors, metadata, fit.account, selection, tuple(notes))
+            assumptions.append(f"tested as the file's own recipe says: {listing}")
+        assumptions += [f"not done here, though the file's recipe says so: {it}" for it in unlike]
+    return Conversion(
+        fit.tensors, metadata, fit.account, selection, tuple(assumptions), taken_classes
+    )
 
 
 def _stated(dialect: Dialect) -> dict:
     return {field: value for field, value in asdict(dialect).items() if value is not None}
 
 
-def _takes(architecture: Mapping[str, int]) -> str:
+def _takes(architecture: Mapping) -> str:
     """What the model is for, in a sentence."""
     channels, classes = architecture["in_channels"], architecture["num_classes"]
     images = {1: "pictures of 1 channel (gray)", 3: "RGB pictures"}.get(
@@ -203,12 +225,16 @@ def _meta(kind: ModelKind, checkpoint: Checkpoint, classes: int) -> tuple[dict, 
 def choose_layout(checkpoint: Checkpoint, kinds: Kinds, project: str | None) -> Layout:
     """The names that a project has for a checkpoint's model; None means those it came with.
 
+    Weights that came without names of their own get those of a checkpoint without a history.
+
     Raises:
         UserError: the project has no names for such models.
     """
     task = task_of(kinds, checkpoint)
     recorded = _recorded_layout(checkpoint)
-    return find_layout(kinds, project or recorded or kinds[task].layouts[0].project, task)
+    usual = kinds[task].layouts[0]
+    layout = find_layout(kinds, project or recorded or usual.project, task)
+    return layout if layout.by_order is None else usual
 
 
 def _recorded_layout(checkpoint: Checkpoint) -> str | None:

@@ -26,6 +26,7 @@ class ModelKind(Protocol):
         stem: the convolution whose second axis is the images' channels.
         architecture_keys: what `architecture` states.
         default_classes: as published.
+        published_on: the data set whose classes these are.
         fewest_classes: that a model can have.
         verified_size: height and width of the photographs that a conversion is verified with.
         keeps_dialect: whether weights are tied to the conventions that they were trained with.
@@ -46,6 +47,9 @@ class ModelKind(Protocol):
 
     @property
     def default_classes(self) -> int: ...
+
+    @property
+    def published_on(self) -> str: ...
 
     @property
     def fewest_classes(self) -> int: ...
@@ -98,6 +102,12 @@ def all_layouts(kinds: Kinds) -> tuple[Layout, ...]:
 def projects(kinds: Kinds) -> tuple[str, ...]:
     """Whose names are known for any kind."""
     return tuple(dict.fromkeys(layout.project for layout in all_layouts(kinds)))
+
+
+def writable_projects(kinds: Kinds) -> tuple[str, ...]:
+    """Whose names a file can be written in."""
+    layouts = [layout for layout in all_layouts(kinds) if layout.by_order is None]
+    return tuple(dict.fromkeys(layout.project for layout in layouts))
 
 
 def find_layout(kinds: Kinds, project: str, task: str) -> Layout:
@@ -153,6 +163,7 @@ def task_of(kinds: Kinds, checkpoint: Checkpoint) -> str:
         if kind.owns(checkpoint.tensors):
             return task
     raise UserError(
-        f"{checkpoint.path} holds no model of {' or '.join(kinds)} (its first tensor is "
-        f"{next(iter(checkpoint.tensors))})"
+        f"{checkpoint.path} holds no model of {' or '.join(kinds)} in the names of this project "
+        f"(its first tensor is {next(iter(checkpoint.tensors))}): one of another project's has to "
+        "be converted first, with python convert/pt2ms.py"
     )

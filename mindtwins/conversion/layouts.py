@@ -96,6 +96,10 @@ class Layout:
         container: the key under which that project's code looks for the state dict; "" for none.
         optional: pairs (how our names begin, reason), of what the way back leaves out unless the
             weights came with it.
+        by_order: for a project whose names differ from file to file: from a file's names and
+            shapes, in its order, to our names; none if the file is not the project's. There is no
+            way back then, and the table has the names that a converted file gets instead.
+        remarks: what to tell with each conversion, a sentence each.
     """
 
     project: str
@@ -107,6 +111,8 @@ class Layout:
     dialects: Mapping[str, Dialect] = field(default_factory=dict)
     container: str = ""
     optional: tuple[tuple[str, str], ...] = ()
+    by_order: Callable[[Mapping[str, tuple[int, ...]]], dict[str, str]] | None = None
+    remarks: tuple[str, ...] = ()
 
     def to_ours(self, name: str) -> tuple[str, ...]:
         """Our names for what their tensor holds; none if the table has none."""

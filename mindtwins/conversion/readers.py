@@ -13,15 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
+from mindtwins.checkpoint import METADATA_KEY
 from mindtwins.conversion import torch_files
 from mindtwins.conversion.torch_files import TensorRecord
 from mindtwins.errors import UserError
 from mindtwins.files import read_file
-from mindtwins.formats import SAFETENSORS, SHARD_INDEX, identify
-from mindtwins.tensor_files import FormatError, parse_safetensors
+from mindtwins.formats import MINDSPORE, SAFETENSORS, SHARD_INDEX, identify
+from mindtwins.tensor_files import FormatError, parse_safetensors, read_ckpt
 
 # mmcv's moving average keeps `a.b.weight` beside it as `ema_a_b_weight`.
 AVERAGE_PREFIX = "ema_"
+
+# A norm of a block in this project's names.
+_OUR_NAME = re.compile(r"(backbone\.)?blocks\.\d+\.\d+\.norm1\.gamma")
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
@@ -119,6 +123,8 @@ def _parse(path: Path, data: bytes) -> tuple[object, list[str]]:
     form = identify(io.BytesIO(data))
     if form is SHARD_INDEX:
         return _parse_index(data), []
+    if form is MINDSPORE:
+        return _read_mindspore(path), []
     # Alone it lacks tensors, which no reader of an error about these would think of.
     shard = _SHARD.fullmatch(path.name)
     if shard and int(shard[3]) > 1:
@@ -127,6 +133,15 @@ def _parse(path: Path, data: bytes) -> tuple[object, list[str]]:
             f" {shard[1]}{shard[4]}.index.json, which reads all of them"
         )
     return _parse_weights(data)
+
+
+def _read_mindspore(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of another project's .ckpt; one of this project's has nothing to be converted."""
+    arrays, texts = read_ckpt(path)
+    is_ours = METADATA_KEY in texts or any(map(_OUR_NAME.fullmatch, arrays))
+    if is_ours:
+        raise FormatError(f"it is {MINDSPORE}")
+    return arrays
 
 
 def _parse_weights(data: bytes) -> tuple[object, list[str]]:

@@ -90,6 +90,8 @@ def select(
     else:
         states = {key: source.states[key] for key in _keys_of(source, state_dict)}
     fitting = {key: found for key in states if (found := _find_places(kinds, states[key]))}
+    if not fitting and (ordered := _by_order(source, kinds, states)) is not None:
+        return ordered
     if not fitting:
         raise UserError(_no_model(source, kinds, state_dict))
     container, others = _choose(source, list(fitting))
@@ -112,6 +114,28 @@ def select(
     return Selection(
         place.layout, container, place.prefix, place.names, places, left_out, tuple(notes)
     )
+
+
+def _by_order(
+    source: Source, kinds: Kinds, states: Mapping[str, Mapping[str, str]]
+) -> Selection | None:
+    """The first state dict that a layout knows by the order of its tensors."""
+    for layout in all_layouts(kinds):
+        for container, places in states.items():
+            if layout.by_order is None:
+                continue
+            shapes = {name: source.array(place).shape for name, place in places.items()}
+            if found := layout.by_order(shapes):
+                theirs = {name: layout.to_theirs(ours, ()) or ours for name, ours in found.items()}
+                return Selection(
+                    layout,
+                    container,
+                    "",
+                    {spelled: name for name, spelled in theirs.items()},
+                    dict(places),
+                    notes=("which tensor is which was told by their order",),
+                )
+    return None
 
 
 def _keys_of(source: Source, state_dict: str) -> list[str]:

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import TypeVar
 
 from mindtwins import errors
 from mindtwins.console import notices
@@ -29,6 +30,8 @@ NODE_SECONDS = 24 * 3600
 # All ranks find a mistake in the command. Rank 0 reports it; when it ends, the launcher ends the
 # others, which therefore wait this long before they would report it too.
 AFTER_RANK_0_SECONDS = 3.0
+
+Made = TypeVar("Made")
 
 _connection: Connection | None = None
 
@@ -89,6 +92,21 @@ def begin(distribute: bool, device_target: str) -> int:
             "MS_SCHED_PORT": str(port),
         }
     return process.rank
+
+
+def rank_0_first(work: Callable[[], Made]) -> Made:
+    """What `work` gives, on every rank: rank 0 is done with it before the others begin.
+
+    For what the first leaves behind for the rest on its machine, such as a file in a cache.
+    """
+    if _connection is None:
+        return work()
+    if _connection.rank == 0:
+        made = work()
+        _connection.exchange("rank 0 is first")
+        return made
+    _connection.exchange("rank 0 is first")
+    return work()
 
 
 def run_cli(main: Callable[[list[str]], None]) -> None:

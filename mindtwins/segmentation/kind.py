@@ -41,6 +41,7 @@ class SegmentorKind:
     stem = f"{_BACKBONE}patch_embeds.0.proj.weight"
     architecture_keys = ("num_classes", "in_channels", "channels", "auxiliary_channels")
     default_classes = DEFAULT_CLASSES
+    published_on = "ADE20K"
     fewest_classes = 1
     # They fill no whole patches and windows: on both axes in three stages, on one in the last.
     verified_size = (200, 260)

@@ -70,8 +70,10 @@ def check_continuation(
         if then["dialect"].get(name) != value
     }
     if model:
-        start = then["recipe"]["ckpt_path"]
-        advice = f"give the --ckpt_path that the run started with ({start})"
+        recipe = then["recipe"]
+        option = "pretrained" if recipe.get("pretrained") else "ckpt_path"
+        start = recipe[option]
+        advice = f"give the --{option} that the run started with ({start})"
         raise UserError(
             f"cannot continue {checkpoint.path} with another model ({_listing(model)}): "
             f"{advice if start else 'leave --ckpt_path out, as the run did when it started'}"

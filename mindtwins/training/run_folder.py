@@ -107,7 +107,7 @@ class RunFolder:
 
     def _check_start_stays(self) -> None:
         files = {path.resolve() for path in self._files()}
-        for option in ("ckpt_path", "pretrained_backbone"):
+        for option in ("ckpt_path", "pretrained", "pretrained_backbone"):
             start = getattr(self._config, option)
             if start and Path(start).resolve() in files:
                 raise UserError(

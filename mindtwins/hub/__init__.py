@@ -1,0 +1,1 @@
+"""Published weights: fetched from a hub, checked, converted and kept; and models put there."""
