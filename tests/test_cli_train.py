@@ -133,6 +133,7 @@ def test_starting_over_does_not_delete_what_it_starts_from(uninterrupted: Path, 
     assert (uninterrupted / OUTPUT / "log.jsonl").exists()
 
 
+@pytest.mark.endurance
 def test_a_start_that_saved_nothing_is_started_over(digits: str, tmp_path: Path):
     """A bad image ends the first start after some steps; the error's advice works at once."""
     data = tmp_path / "digits"
@@ -178,7 +179,7 @@ def kill_and_resume(cwd: Path, digits: str, kills: int) -> None:
 
 
 def test_killed_and_resumed_equals_uninterrupted(uninterrupted: Path, digits: str, tmp_path: Path):
-    kill_and_resume(tmp_path, digits, kills=3)
+    kill_and_resume(tmp_path, digits, kills=2)
     assert_same_files(uninterrupted, tmp_path)
 
 

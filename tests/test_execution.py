@@ -46,8 +46,14 @@ def test_precision_levels_compute_in_fp16(level: str, weights: dict):
     assert 1e-5 < difference < 0.05
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+@pytest.mark.parametrize(
+    "level",
+    [
+        pytest.param("O1", marks=pytest.mark.endurance),
+        pytest.param("O2", marks=pytest.mark.slow),  # the recipes'
+        pytest.param("O3", marks=pytest.mark.endurance),
+    ],
+)
 def test_a_segmentor_takes_a_step_at_each_level(level: str):
     """The loss and the batch norms' statistics are nearly those of float32, and still float32."""
     random = np.random.default_rng(0)

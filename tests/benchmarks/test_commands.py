@@ -31,13 +31,23 @@ def run(command: str) -> str:
     ("command", "rows"),
     [
         ("machine", ["its first operation"]),
+        ("parity", ["svt_tiny", "fpn_svt_tiny"]),
+        ("speed --parts inference", ["svt_tiny, inference, 32, batch 2, fp32"]),
+    ],
+)
+def test_command(command: str, rows: list[str]):
+    check(command, rows)
+
+
+@pytest.mark.endurance
+@pytest.mark.parametrize(
+    ("command", "rows"),
+    [
         ("data_pipeline", ["evaluation, mindtwins, threads", "training, torch DataLoader"]),
         ("operations", ["cross attention 2 of (1, 56, 56, 64), fp32"]),
-        ("parity", ["svt_tiny", "fpn_svt_tiny"]),
         ("parity --levels TF32 O2", ["svt_tiny, TF32", "svt_tiny, O2"]),
         ("step_parity", ["svt_tiny"]),
         ("recipes", ["svt_s_gpu.yaml, O2, alone", "digits"]),
-        ("speed --parts inference", ["svt_tiny, inference, 32, batch 2, fp32"]),
         ("speed --parts training --precisions fp16", ["svt_tiny, training, 32, batch 2, fp16"]),
         ("speed --parts features conversion", ["svt_tiny, features, 73, batch 1, fp32"]),
         ("speed --parts other_pytorch", ["svt_small, inference, 32, batch 2, fp32"]),
@@ -46,7 +56,11 @@ def run(command: str) -> str:
         ("speed --parts scaling", ["svt_tiny, pixels, cpu, fp32", "svt_tiny, batch, cpu, fp32"]),
     ],
 )
-def test_command(command: str, rows: list[str]):
+def test_long_command(command: str, rows: list[str]):
+    check(command, rows)
+
+
+def check(command: str, rows: list[str]) -> None:
     printed = run(command)
     found = [line.split("|")[1].strip() for line in printed.split("\n") if line.startswith("|")]
     assert set(rows) <= set(found), printed

@@ -53,7 +53,15 @@ SIZES = {"no padding": (224, 224), "one axis": (224, 195), "both axes": (99, 163
 @pytest.mark.parametrize("window_padding", ["none", "zeros", "mask"])
 @pytest.mark.parametrize(
     "name",
-    ["svt_tiny", *(pytest.param(n, marks=pytest.mark.slow) for n in mindtwins.list_models())],
+    [
+        "svt_tiny",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in FAST),
+        *(
+            pytest.param(name, marks=pytest.mark.endurance)
+            for name in mindtwins.list_models()
+            if name not in FAST
+        ),
+    ],
 )
 def test_every_window_and_rounding_rule(name, window_padding, patch_rounding, size):
     """In PyNative mode: without a graph to build for each of 126 cases, and to test that mode."""

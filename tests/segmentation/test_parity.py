@@ -45,6 +45,24 @@ def stages(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", mindtwins.list_segmentors())
+def test_every_segmentor(name):
+    ms.set_context(mode=ms.PYNATIVE_MODE)  # without a graph to build for each
+    segmentor, reference = pair(name)
+    rows = assert_same_up_to_rounding(SegmentorOutputs(segmentor), reference, photographs(160, 192))
+    assert [row.stage for row in rows] == stages(name)
+
+
+SMALL = ("fpn_svt_small", "upernet_svt_small")
+OTHERS = [name for name in mindtwins.list_segmentors() if name not in SMALL]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL),
+        *(pytest.param(name, marks=pytest.mark.endurance) for name in OTHERS),
+    ],
+)
 def test_every_segmentor_at_512(name):
     segmentor, reference = pair(name)
     rows = assert_same_up_to_rounding(SegmentorOutputs(segmentor), reference, photographs(512, 512))
@@ -67,7 +85,7 @@ def test_sizes_that_need_padding(name, size):
     assert_same_up_to_rounding(SegmentorOutputs(segmentor), reference, photographs(*SIZES[size]))
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.parametrize(
     ("name", "size"),
     [
@@ -93,10 +111,8 @@ def test_official_dialect(name):
     "name",
     [
         "fpn_svt_tiny",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("upernet_svt_tiny", "fpn_svt_small", "upernet_svt_small")
-        ),
+        pytest.param("upernet_svt_tiny", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.endurance) for name in SMALL),
     ],
 )
 def test_predictions(name):
@@ -214,8 +230,13 @@ def gradients_in_torch(reference, images, weights):
     return found | {n: b.numpy() for n, b in reference.named_buffers() if "running" in n}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*TINY, "fpn_svt_small", "upernet_svt_small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in TINY),
+        *(pytest.param(name, marks=pytest.mark.endurance) for name in SMALL),
+    ],
+)
 def test_gradient_of_every_parameter(name):
     """In training: by the batch's statistics, with channels dropped, both heads' logits."""
     segmentor, reference = pair(name, on_or_off, num_classes=10)

@@ -87,7 +87,7 @@ def test_two_ranks_learn_what_one_does_with_twice_the_batch(digits: Path, tmp_pa
         assert found[key] == logged[f"test_{key}"]
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_a_resumed_run_equals_the_uninterrupted_one(digits: Path, tmp_path: Path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for output, more in (
