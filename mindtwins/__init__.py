@@ -15,6 +15,7 @@ _MODULES = {
     "create_segmentor": "mindtwins.tasks",
     "list_segmentors": "mindtwins.tasks",
     "load_model": "mindtwins.tasks",
+    "load_onnx": "mindtwins.tasks",
 }
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "list_models",
     "list_segmentors",
     "load_model",
+    "load_onnx",
 ]
 
 

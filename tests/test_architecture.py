@@ -31,7 +31,7 @@ ORDER = (
     ("data", "distribution"),
     ("training",),
     ("reference",),
-    ("conversion",),
+    ("conversion", "export"),
     tuple(TASKS),
     ("tasks",),
     ("commands",),

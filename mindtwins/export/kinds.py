@@ -1,0 +1,32 @@
+"""What an export asks of a kind of model; each task's folder has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from mindspore import nn
+
+from mindtwins.checkpoint import Checkpoint
+from mindtwins.export.graph import Graph
+from mindtwins.export.operations import Map
+from mindtwins.models.twins import Dialect
+
+
+class ExportKind(Protocol):
+    """One kind of model, whose checkpoints state variant and architecture."""
+
+    def create(self, checkpoint: Checkpoint, features_only: bool) -> nn.Cell:
+        """The live model, with its weights: all of it, or the maps of its backbone alone.
+
+        Raises:
+            UserError: there is no such model in the checkpoint.
+        """
+
+    def write(
+        self, graph: Graph, images: Map, checkpoint: Checkpoint, dialect: Dialect, features: bool
+    ) -> None:
+        """The same as nodes of a graph, outputs included; images are (B, C, H, W)."""
+
+
+ExportKinds = Mapping[str, ExportKind]
