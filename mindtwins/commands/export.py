@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
         features_only=args.features_only,
         image_size=args.image_size,
         batch_size=args.batch_size,
+        device_target=args.device_target,
     )
     # Beside its place until it is proven, so that a failure leaves what was there before.
     with replaced_file(args.file_name) as written:
@@ -61,7 +62,11 @@ def _exporter(path: Path) -> Export:
     """What writes files of a name's suffix; its packages are imported here."""
     if path.suffix == ".onnx":
         return _import_onnx()
-    raise UserError(f"{path}: the name of an export has to end in .onnx")
+    if path.suffix == ".mindir":
+        from mindtwins.export.to_mindir import export_mindir
+
+        return export_mindir
+    raise UserError(f"{path}: the name of an export has to end in .onnx or .mindir")
 
 
 def _import_onnx() -> Export:
@@ -94,9 +99,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--ckpt_path", type=Path, required=True, help="source: .ckpt or .safetensors"
     )
-    parser.add_argument(
-        "--file_name", type=Path, required=True, help="target: .onnx; the suffix decides"
-    )
+    parser.add_argument("--file_name", type=Path, required=True, help="target: .onnx or .mindir")
     parser.add_argument(
         "--features_only",
         action="store_true",
@@ -111,6 +114,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--batch_size",
         type=_at_least(1),
         help="take batches of this many images only; default: any",
+    )
+    parser.add_argument(
+        "--device_target",
+        choices=("CPU", "GPU", "Ascend"),
+        default="CPU",
+        help="MindIR: the device that the file is for; it is exported and compared on this CPU",
     )
     parser.add_argument("--report", type=Path, help="write the comparison to this JSON file")
     return parser.parse(argv)

@@ -23,6 +23,9 @@ class ExportKind(Protocol):
             UserError: there is no such model in the checkpoint.
         """
 
+    def outputs(self, checkpoint: Checkpoint, features_only: bool) -> list[str]:
+        """What its outputs are called."""
+
     def write(
         self, graph: Graph, images: Map, checkpoint: Checkpoint, dialect: Dialect, features: bool
     ) -> None:
