@@ -16,6 +16,8 @@ from mindtwins.models.variants import VARIANTS, create_model
 class ClassifierExport:
     """See `mindtwins.export.kinds.ExportKind`."""
 
+    tolerated = 1e-5
+
     def create(self, checkpoint: Checkpoint, features_only: bool) -> nn.Cell:
         if not features_only:
             return ClassifierKind().create(checkpoint)

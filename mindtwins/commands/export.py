@@ -21,7 +21,7 @@ from mindtwins.config import InferConfig
 from mindtwins.conversion.kinds import identified
 from mindtwins.errors import UserError
 from mindtwins.execution import use_device
-from mindtwins.export.check import TOLERATED, Comparison, format_table
+from mindtwins.export.check import Comparison, format_table
 from mindtwins.export.order import Order
 from mindtwins.files import atomic_write, check_outputs, replaced_file
 from mindtwins.models.twins import MINIMUM_SIZE
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
         if failed:
             raise UserError(
                 f"{args.file_name} was not written: it differs from the live model by more than"
-                f" rounding ({TOLERATED:g} of the standard deviation) in {len(failed)} of"
+                f" rounding ({order.kind.tolerated:g} of the standard deviation) in {len(failed)} of"
                 f" {len(rows)} rows"
             )
     print(f"wrote {args.file_name} ({args.file_name.stat().st_size / 1e6:.1f} MB)")

@@ -54,7 +54,7 @@ def export_mindir(order: Order, path: Path) -> list[Comparison]:
                 file_format="MINDIR",
                 custom_func=add_metadata,
             )
-        return compare("MindSpore", MindirModel(path).run, cases, names)
+        return compare("MindSpore", MindirModel(path).run, cases, names, order.kind.tolerated)
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, UserError) or None not in shape:
             raise
