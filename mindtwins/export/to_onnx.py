@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
+
 from mindtwins.export.check import Comparison, compare, run_openvino
 from mindtwins.export.description import describe
 from mindtwins.export.graph import Graph
@@ -11,15 +13,12 @@ from mindtwins.export.onnx_file import build_model, to_bytes
 from mindtwins.export.onnx_model import OnnxModel
 from mindtwins.export.operations import images
 from mindtwins.export.order import Order
+from mindtwins.export.precision import RECIPES
 from mindtwins.models.twins import Dialect
 
 
-def write_onnx(order: Order, dialect: Dialect) -> tuple[bytes, list[str]]:
-    """The content of the file, and what its outputs are called.
-
-    Raises:
-        UserError: the model is too large for a file.
-    """
+def build_onnx(order: Order, dialect: Dialect) -> tuple[onnx.ModelProto, dict]:
+    """The model in float32 and its metadata: what `to_bytes` makes a file of."""
     graph = Graph(order.checkpoint.tensors)
     picture = images(graph, order.batch_size, order.channels, order.image_size)
     order.kind.write(graph, picture, order.checkpoint, dialect, order.features_only)
@@ -27,19 +26,23 @@ def write_onnx(order: Order, dialect: Dialect) -> tuple[bytes, list[str]]:
     metadata = describe(
         order.checkpoint, order.architecture, dialect, order.use, graph.inputs, names
     )
-    return to_bytes(build_model(graph), metadata), names
+    return build_model(graph), metadata
 
 
 def export_onnx(order: Order, path: Path) -> list[Comparison]:
     """Write the file, load it again and compare it with the live model.
 
     Raises:
-        UserError: there is no such model, or it is too large for a file.
+        UserError: there is no such model, it is too large for a file, or the recipe of its
+            precision does not work here.
     """
-    model = order.create()
-    content, names = write_onnx(order, model.dialect)
+    live = order.create()
+    model, metadata = build_onnx(order, live.dialect)
+    if order.precision != "float32":
+        return RECIPES[order.precision](order, live, model, metadata, path)
+    content = to_bytes(model, metadata)
     path.write_bytes(content)
-    cases = order.cases(model)
+    names, cases = metadata["export"]["outputs"], order.cases(live)
     rows = compare("onnxruntime", OnnxModel(path).run, cases, names, order.kind.tolerated)
     if (run := run_openvino(content)) is not None:
         rows += compare("OpenVINO", run, cases, names, order.kind.tolerated)
