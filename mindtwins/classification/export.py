@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from mindspore import nn
 
 from mindtwins.checkpoint import Checkpoint
+from mindtwins.classification.export_preprocessing import write_preprocessing
 from mindtwins.classification.kind import ClassifierKind
 from mindtwins.export.backbone import write_stages
 from mindtwins.export.graph import Graph
@@ -33,6 +37,9 @@ class ClassifierExport:
         if features_only:
             return [f"stage{number}" for number in (1, 2, 3, 4)]
         return ["logits" if checkpoint.stated["num_classes"] else "features"]
+
+    def prepare(self, graph: Graph, preprocessing: Mapping[str, Any]) -> Map:
+        return write_preprocessing(graph, preprocessing)
 
     def write(
         self, graph: Graph, images: Map, checkpoint: Checkpoint, dialect: Dialect, features: bool

@@ -34,14 +34,14 @@ def main(argv: list[str]) -> None:
     args = _parse(argv)
     check_outputs({"--file_name": args.file_name, "--report": args.report}, [args.ckpt_path])
     export = _exporter(args.file_name)
-    if args.precision != "float32" and args.file_name.suffix != ".onnx":
-        raise UserError(f"--precision {args.precision} is for .onnx, not for {args.file_name}")
+    _check_together(args)
     use_device("CPU")  # whatever else there is: the limit is that of its float32
     order = create_order(
         args.ckpt_path,
         features_only=args.features_only,
         image_size=args.image_size,
         batch_size=args.batch_size,
+        preprocess=args.preprocess,
         precision=args.precision,
         device_target=args.device_target,
     )
@@ -59,6 +59,24 @@ def main(argv: list[str]) -> None:
             )
     exact = "" if args.precision == "float32" else f", {args.precision}: not exact"
     print(f"wrote {args.file_name} ({args.file_name.stat().st_size / 1e6:.1f} MB){exact}")
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Raise a UserError for flags that do not go together."""
+    is_onnx = args.file_name.suffix == ".onnx"
+    if args.precision != "float32" and not is_onnx:
+        raise UserError(f"--precision {args.precision} is for .onnx, not for {args.file_name}")
+    if args.device_target != "CPU" and is_onnx:
+        raise UserError("--device_target is for .mindir: an ONNX file is the same for all devices")
+    if not args.preprocess:
+        return
+    if not is_onnx:
+        raise UserError(f"--preprocess is for .onnx, not for {args.file_name}")
+    if args.image_size or args.batch_size or args.precision != "float32":
+        raise UserError(
+            "--preprocess takes one picture of any size, for the model's own image_size in"
+            " float32: leave --image_size, --batch_size and --precision out"
+        )
 
 
 def _exporter(path: Path) -> Export:
@@ -94,7 +112,9 @@ def create_order(path: Path, **how: Any) -> Order:
     described = TASKS[task](InferConfig(task=task, ckpt_path=str(path)), checkpoint)
     keys = KINDS[task].architecture_keys
     architecture = {key: checkpoint.stated[key] for key in keys if key in checkpoint.stated}
-    return Order(checkpoint, EXPORTS[task], architecture, described.use(), **how)
+    return Order(
+        checkpoint, EXPORTS[task], architecture, described.use(), described.preprocessing(), **how
+    )
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -117,6 +137,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--batch_size",
         type=_at_least(1),
         help="take batches of this many images only; default: any",
+    )
+    parser.add_argument(
+        "--preprocess",
+        action="store_true",
+        help="ONNX of a classifier: take whole pictures, uint8 (1, height, width, 3) RGB, one at a"
+        " time, and resize, crop and normalize them in the file (opset 18)",
     )
     parser.add_argument(
         "--precision",

@@ -23,6 +23,8 @@ EXPORT_VERSION = 1
 class OnnxModel:
     """A model that `export.py` wrote: images (N, C, H, W) float32 -> what the checkpoint's gives.
 
+    With `--preprocess` the images are pictures, uint8 (N, H, W, 3).
+
     Args:
         path: of the file.
 
@@ -69,6 +71,11 @@ class OnnxModel:
     def input_shape(self) -> tuple[int | str, ...]:
         """What the file takes; a text stands for what it leaves open."""
         return tuple(self._input.shape)
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether it prepares pictures itself: uint8 (1, H, W, 3), one at a time."""
+        return self.metadata["export"]["input"]["layout"] == "NHWC"
 
     def __call__(self, images: np.ndarray) -> np.ndarray | list[np.ndarray]:
         """Run the model; several outputs are a list, see `run`."""
@@ -117,10 +124,11 @@ class OnnxModel:
                 f"{self.path} takes {stated['dtype']} images of shape ({shape}), not"
                 f" {images.dtype} {images.shape}: export it for that size, or for any"
             )
-        if stated["layout"] == "NCHW" and min(images.shape[2:]) < stated["minimum_size"]:
+        sides = images.shape[1:3] if self.takes_pictures else images.shape[2:]
+        if min(sides) < stated["minimum_size"]:
             raise UserError(
                 f"{self.path} takes images of at least {stated['minimum_size']} pixels on each"
-                f" side, not {images.shape[2]} x {images.shape[3]}"
+                f" side, not {sides[0]} x {sides[1]}"
             )
 
 

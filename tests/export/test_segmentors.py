@@ -95,6 +95,8 @@ def test_segmentors_have_no_features(tmp_path, save_segmentor, run_export):
     words = ("--ckpt_path", tmp_path / "x.ckpt", "--file_name", tmp_path / "x.onnx")
     with pytest.raises(UserError, match="is a segmentor, and --features_only is for classifiers"):
         run_export(*words, "--features_only")
+    with pytest.raises(UserError, match="--preprocess is for classifiers"):
+        run_export(*words, "--preprocess")
 
 
 @pytest.mark.slow
