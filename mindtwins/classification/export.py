@@ -38,6 +38,11 @@ class ClassifierExport:
             return [f"stage{number}" for number in (1, 2, 3, 4)]
         return ["logits" if checkpoint.stated["num_classes"] else "features"]
 
+    def fixed_in_mindir(self, checkpoint: Checkpoint, dialect: Dialect) -> tuple[str, ...]:
+        has_windows = VARIANTS[checkpoint.stated["variant"]].family == "svt"
+        # The mask is a constant of the graph; and whether a size is refused is decided before it.
+        return ("image_size",) if has_windows and dialect.window_padding != "zeros" else ()
+
     def prepare(self, graph: Graph, preprocessing: Mapping[str, Any]) -> Map:
         return write_preprocessing(graph, preprocessing)
 

@@ -26,12 +26,19 @@ def export_mindir(order: Order, path: Path) -> list[Comparison]:
     Raises:
         UserError: there is no such model, or MindSpore cannot export it for any shape.
     """
+    live = order.create()
+    fixed = order.kind.fixed_in_mindir(order.checkpoint, live.dialect)
+    missing = [f"--{name}" for name in fixed if getattr(order, name) is None]
+    if missing:
+        raise UserError(
+            f"MindSpore cannot export {order.checkpoint.stated['variant']} as it computes for any"
+            f" shape: give {' and '.join(missing)}"
+        )
     side = order.image_size
     port = Port(
         "images",
         (order.batch_size or "batch", order.channels, side or "height", side or "width"),
     )
-    live = order.create()
     cases = order.cases(live)
     names = order.kind.outputs(order.checkpoint, order.features_only)
     metadata = describe(
@@ -60,5 +67,5 @@ def export_mindir(order: Order, path: Path) -> list[Comparison]:
             raise
         raise UserError(
             f"MindSpore {ms.__version__} cannot export {order.checkpoint.stated['variant']} for"
-            " any size and batch: give the ones that it is for, with --image_size and --batch_size"
+            " any shape: give --image_size and --batch_size"
         ) from error

@@ -49,6 +49,10 @@ class SegmentorExport:
     def outputs(self, checkpoint: Checkpoint, features_only: bool) -> list[str]:
         return ["logits"]
 
+    def fixed_in_mindir(self, checkpoint: Checkpoint, dialect: Dialect) -> tuple[str, ...]:
+        # What resizes maps are constants of the graph, and their shapes are lost for any batch.
+        return ("image_size", "batch_size")
+
     def prepare(self, graph: Graph, preprocessing: Mapping[str, Any]) -> Map:
         raise UserError(
             "--preprocess is for classifiers: a segmentor's pictures keep their shape, and its"

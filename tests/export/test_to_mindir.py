@@ -74,14 +74,19 @@ def test_features_for_other_devices(tiny, tmp_path, run_export):
 
 
 @pytest.mark.slow
-def test_a_mask_needs_one_size(tmp_path, save_classifier, run_export):
-    save_classifier(tmp_path / "x.ckpt", window_padding="mask", patch_rounding="ceil")
+@pytest.mark.parametrize(("padding", "size"), [("mask", 100), ("none", 224)])
+def test_other_paddings_need_one_size(padding, size, tmp_path, save_classifier, run_export):
+    reference = save_classifier(tmp_path / "x.ckpt", window_padding=padding)
     words = ("--ckpt_path", tmp_path / "x.ckpt", "--file_name", tmp_path / "x.mindir")
-    with pytest.raises(UserError, match=r"cannot export svt_tiny for any size.*--image_size"):
+    with pytest.raises(UserError, match="svt_tiny as it computes for any shape: give --image_size"):
         run_export(*words)
     assert not list(tmp_path.glob("*.mindir"))
-    run_export(*words, "--image_size", 64, "--batch_size", 1)
-    assert (tmp_path / "x.mindir").exists()
+    run_export(*words, "--image_size", size)
+    x = photographs(size, size, 2)
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(x))
+    (found,) = MindirModel(tmp_path / "x.mindir").run(x)
+    assert np.abs(found - expected.numpy()).max() / expected.std() < 1e-5
 
 
 def with_custom(graph: ModelProto) -> None:
