@@ -74,7 +74,9 @@ def test_what_the_package_imports_is_required(distribution: PathDistribution):
         for module in _imports(path) - sys.stdlib_module_names - {"mindtwins"}
         for name in providers[module]
     }
-    environments = [{"extra": extra} for extra in ("convert", "demo", "tensorboard")]
+    environments = [
+        {"extra": extra} for extra in ("convert", "demo", "export", "openvino", "tensorboard")
+    ]
     required = {
         canonicalize_name(requirement.name)
         for requirement in map(Requirement, distribution.requires or ())
