@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,10 @@ def _check_together(args: argparse.Namespace) -> None:
         return
     if not is_onnx:
         raise UserError(f"--preprocess is for .onnx, not for {args.file_name}")
-    if args.image_size or args.batch_size or args.precision != "float32":
+    if args.batch_size or args.precision != "float32":
         raise UserError(
-            "--preprocess takes one picture of any size, for the model's own image_size in"
-            " float32: leave --image_size, --batch_size and --precision out"
+            "--preprocess takes one picture at a time, in float32: leave --batch_size and"
+            " --precision out"
         )
 
 
@@ -101,19 +101,33 @@ def _import_onnx() -> Export:
     return export_onnx
 
 
-def create_order(path: Path, **how: Any) -> Order:
-    """The export of what a checkpoint holds; `how` are further attributes of the order.
+def create_order(path: Path, image_size: int | None = None, **how: Any) -> Order:
+    """The export of what a checkpoint holds.
+
+    Args:
+        image_size: side of the only images to take, which its preprocessing then gives; None for
+            any.
+        how: further attributes of the order.
 
     Raises:
         UserError: the checkpoint cannot be read, or its model cannot be exported.
     """
     checkpoint = identified(KINDS, load_checkpoint(path))
     task = checkpoint.stated["task"]
-    described = TASKS[task](InferConfig(task=task, ckpt_path=str(path)), checkpoint)
+    config = InferConfig(task=task, ckpt_path=str(path))
+    if image_size is not None:
+        stated = {"image_size": "--image_size"}
+        config = replace(config, image_size=image_size, stated=stated)
+    described = TASKS[task](config, checkpoint)
     keys = KINDS[task].architecture_keys
-    architecture = {key: checkpoint.stated[key] for key in keys if key in checkpoint.stated}
     return Order(
-        checkpoint, EXPORTS[task], architecture, described.use(), described.preprocessing(), **how
+        checkpoint,
+        EXPORTS[task],
+        {key: checkpoint.stated[key] for key in keys if key in checkpoint.stated},
+        described.use(),
+        described.preprocessing(),
+        image_size=image_size,
+        **how,
     )
 
 

@@ -45,7 +45,7 @@ class OnnxModel:
         content = read_file(path)
         _check_seal(self.path, content)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised
         try:
             self._session = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]

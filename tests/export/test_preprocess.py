@@ -80,8 +80,8 @@ def test_a_crop_larger_than_the_picture():
     ("words", "message"),
     [
         (["x.mindir", "--preprocess"], r"--preprocess is for \.onnx"),
-        (["x.onnx", "--preprocess", "--image_size", "64"], "--preprocess takes one picture of any"),
-        (["x.onnx", "--preprocess", "--precision", "int8"], "--preprocess takes one picture of"),
+        (["x.onnx", "--preprocess", "--batch_size", "2"], "--preprocess takes one picture at a"),
+        (["x.onnx", "--preprocess", "--precision", "int8"], "--preprocess takes one picture at a"),
         (["x.onnx", "--device_target", "GPU"], r"--device_target is for \.mindir"),
     ],
 )

@@ -16,6 +16,7 @@ from parity import photographs
 
 import mindtwins
 from mindtwins.checkpoint import load_checkpoint
+from mindtwins.export.onnx_model import OnnxModel
 
 # Far below what a wrong epsilon or a tanh GELU makes of amplified weights (6e-4 and more).
 TOLERANCE = 1e-5
@@ -93,6 +94,7 @@ def test_fixed_sizes(tiny, tmp_path, write):
     target = tmp_path / "fixed.onnx"
     write(checkpoint, target, image_size=96, batch_size=2)
     assert max(deviations(target, reference, ((2, 96, 96),))) < TOLERANCE
+    assert OnnxModel(target).metadata["preprocessing"]["image_size"] == 96
     model = onnx.load(target)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
