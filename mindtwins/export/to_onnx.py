@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from mindtwins.errors import UserError
 from mindtwins.export.check import Comparison, compare, run_openvino
 from mindtwins.export.description import describe
 from mindtwins.export.graph import Graph
@@ -19,9 +20,18 @@ from mindtwins.models.twins import Dialect
 
 
 def build_onnx(order: Order, dialect: Dialect) -> tuple[onnx.ModelProto, dict]:
-    """The model in float32 and its metadata: what `to_bytes` makes a file of."""
+    """The model in float32 and its metadata: what `to_bytes` makes a file of.
+
+    Raises:
+        UserError: its preprocessing cannot be in a file.
+    """
     graph = Graph(order.checkpoint.tensors)
     if order.preprocess:
+        if order.channels != 3:
+            raise UserError(
+                f"{order.checkpoint.path} is a model of {order.channels} input channels, and"
+                " --preprocess is for RGB pictures: leave it out"
+            )
         picture = order.kind.prepare(graph, order.use["preprocessing"])
     else:
         picture = images(graph, order.batch_size, order.channels, order.image_size)
