@@ -278,10 +278,12 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python export.py --ckpt_path svt_small.ckpt --file_name pictures.onnx --preprocess": [
         RunsIn("tests/export/test_preprocess.py::test_the_command_tells_how_many_differ")
     ],
-    "python export.py --ckpt_path svt_small.ckpt --file_name svt_small_int8.onnx --precision int8": [
+    "python export.py --ckpt_path svt_small.ckpt --file_name svt_small_int8.onnx"
+    " --precision int8": [
         RunsIn("tests/export/test_precision.py::test_int8_is_as_far_off_as_it_says")
     ],
-    "python export.py --ckpt_path svt_small.ckpt --file_name svt_small_bf16.onnx --precision bf16": [
+    "python export.py --ckpt_path svt_small.ckpt --file_name svt_small_bf16.onnx"
+    " --precision bf16": [
         RunsIn("tests/export/test_precision.py::test_bf16_is_a_float32_file_for_openvino")
     ],
     "python validate.py --onnx_path svt_small.onnx --data_dir /imagenet": [
