@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from mindtwins.errors import UserError
-from mindtwins.export.seal import SEAL_KEY, is_intact
+from mindtwins.export.seal import SEAL_KEY, check_seal
 from mindtwins.files import read_file
-from mindtwins.formats import identify
 
 # Of what is said of an export in its metadata, as "export" has it.
 EXPORT_VERSION = 1
@@ -43,7 +42,7 @@ class OnnxModel:
         onnxruntime = import_onnxruntime()
         self.path = Path(path)
         content = read_file(path)
-        _check_seal(self.path, content)
+        check_seal(self.path, content)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised
         try:
@@ -146,23 +145,6 @@ def import_onnxruntime() -> ModuleType:
             ' pip install "onnxruntime>=1.20" "numpy<2"'
         ) from error
     return onnxruntime
-
-
-def _check_seal(path: Path, content: bytes) -> None:
-    key = SEAL_KEY.encode()
-    if key not in content:
-        with path.open("rb") as file:
-            form = identify(file)
-        seen = f" (it is {form.name})" if form is not None else ""
-        raise UserError(
-            f"{path} was not exported by MindTwins, or was cut short{seen}: such files are made of"
-            " a checkpoint, by python export.py --ckpt_path CHECKPOINT --file_name model.onnx"
-        )
-    if not is_intact(content):
-        raise UserError(
-            f"{path} is not what was exported: it is damaged, was cut short or was changed by"
-            " another program: export it again"
-        )
 
 
 def _first_line(error: Exception) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor
@@ -15,6 +17,7 @@ from mindtwins.export.description import describe
 from mindtwins.export.graph import Port
 from mindtwins.export.mindir_model import METADATA_KEY, MindirModel
 from mindtwins.export.order import Order
+from mindtwins.export.seal import PLACE, SEAL_KEY, seal
 from mindtwins.layers import use_formulation
 
 
@@ -47,9 +50,6 @@ def export_mindir(order: Order, path: Path) -> list[Comparison]:
     metadata["export"]["mindspore"] = ms.__version__
     metadata["export"]["device_target"] = order.device_target
 
-    def add_metadata(graph: ModelProto) -> None:
-        graph.user_info[METADATA_KEY] = json.dumps(metadata, sort_keys=True)
-
     shape = [axis if isinstance(axis, int) else None for axis in port.shape]
     try:
         # Transposes and resizes ask for the formulation when the graph is compiled.
@@ -59,8 +59,8 @@ def export_mindir(order: Order, path: Path) -> list[Comparison]:
                 Tensor(shape=shape, dtype=ms.float32),
                 file_name=str(path),
                 file_format="MINDIR",
-                custom_func=add_metadata,
             )
+        _add_metadata(path, metadata)
         return compare("MindSpore", MindirModel(path).run, cases, names, order.kind.tolerated)
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, UserError) or None not in shape:
@@ -69,3 +69,14 @@ def export_mindir(order: Order, path: Path) -> list[Comparison]:
             f"MindSpore {ms.__version__} cannot export {order.checkpoint.stated['variant']} for"
             " any shape: give --image_size and --batch_size"
         ) from error
+
+
+def _add_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Append what is said of a model to its file, and the seal."""
+    texts = {METADATA_KEY: json.dumps(metadata, sort_keys=True), SEAL_KEY: PLACE}
+    content = path.read_bytes()
+    # A message goes on with what is appended to it.
+    for key, text in texts.items():
+        content += ModelProto(user_info={key: text}).SerializeToString()
+    path.unlink()  # MindSpore leaves it without the permission to write
+    path.write_bytes(seal(content))

@@ -19,6 +19,7 @@ from parity import photographs
 
 from mindtwins.errors import UserError
 from mindtwins.export.mindir_model import MindirModel
+from mindtwins.export.seal import PLACE, SEAL_KEY, seal
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,30 +90,30 @@ def test_other_paddings_need_one_size(padding, size, tmp_path, save_classifier, 
     assert np.abs(found - expected.numpy()).max() / expected.std() < 1e-5
 
 
-def with_custom(graph: ModelProto) -> None:
+def test_a_file_that_names_a_library(tiny_mindir, tmp_path):
+    """Sealed as ours are, which anybody can do."""
+    graph = ModelProto()
+    graph.ParseFromString(tiny_mindir.read_bytes())
     graph.graph.node[0].op_type = "Custom"
-
-
-def without_metadata(graph: ModelProto) -> None:
-    graph.user_info.clear()
+    del graph.user_info[SEAL_KEY]
+    place = ModelProto(user_info={SEAL_KEY: PLACE}).SerializeToString()
+    (tmp_path / "x.mindir").write_bytes(seal(graph.SerializeToString() + place))
+    with pytest.raises(UserError, match="runs a library which it names"):
+        MindirModel(tmp_path / "x.mindir")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(with_custom, "runs a library which it names"), (without_metadata, "was not exported by")],
+    [
+        (lambda content: b"\xff" * 99, "was not exported by MindTwins, or was cut short"),
+        (lambda content: content[: len(content) // 2], "was not exported by .*model.mindir"),
+        (lambda content: content[:-1], "is damaged, was cut short"),
+        (lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:], "damaged"),
+    ],
 )
 def test_files_that_are_refused(change, message, tiny_mindir, tmp_path):
-    graph = ModelProto()
-    graph.ParseFromString(tiny_mindir.read_bytes())
-    change(graph)
-    (tmp_path / "x.mindir").write_bytes(graph.SerializeToString())
+    (tmp_path / "x.mindir").write_bytes(change(tiny_mindir.read_bytes()))
     with pytest.raises(UserError, match=message):
-        MindirModel(tmp_path / "x.mindir")
-
-
-def test_a_file_that_is_none(tmp_path):
-    (tmp_path / "x.mindir").write_bytes(b"\xff" * 99)
-    with pytest.raises(UserError, match="was not exported by MindTwins, or was cut short"):
         MindirModel(tmp_path / "x.mindir")
 
 
