@@ -15,6 +15,7 @@ _MODULES = {
     "create_segmentor": "mindtwins.tasks",
     "list_segmentors": "mindtwins.tasks",
     "load_model": "mindtwins.tasks",
+    "load_onnx": "mindtwins.tasks",
     "push_to_hub": "mindtwins.tasks",
     "save_pretrained": "mindtwins.tasks",
 }
@@ -26,6 +27,7 @@ __all__ = [
     "list_models",
     "list_segmentors",
     "load_model",
+    "load_onnx",
     "push_to_hub",
     "save_pretrained",
 ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn
 
 from mindtwins.errors import UserError
@@ -17,6 +21,9 @@ from mindtwins.layers import (
     PatchConv,
     WindowAttention,
 )
+
+# A model: a cell, or whatever else computes its outputs from images, as an exported file does.
+Model: TypeAlias = nn.Cell | Callable[[np.ndarray], np.ndarray]
 
 # What an fp16 level computes in float32, and what O1 computes in fp16. Statistics over a batch are
 # always float32.
@@ -89,3 +96,25 @@ class Forward(nn.Cell):
 
     def construct(self, images: Tensor) -> Tensor:
         return self.model(images)
+
+
+class Inference:
+    """A model in evaluation as a function of arrays: images (N, C, H, W) to its output.
+
+    Args:
+        model: a cell, which is compiled in a graph of its own, or such a function.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._cell = Forward(model) if isinstance(model, nn.Cell) else None
+        self._function = model
+
+    def start(self) -> None:
+        """Put a cell into evaluation mode; it stays in it."""
+        if self._cell is not None:
+            self._cell.set_train(False)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        if self._cell is None:
+            return self._function(images)
+        return self._cell(Tensor(images)).asnumpy()

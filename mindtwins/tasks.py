@@ -9,24 +9,30 @@ from typing import Any
 
 from mindspore import nn
 
-from mindtwins.checkpoint import Checkpoint, load_checkpoint
+from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint
+from mindtwins.classification.export import ClassifierExport
 from mindtwins.classification.kind import ClassifierKind
 from mindtwins.classification.task import Classification
-from mindtwins.config import PUBLISHED_WEIGHTS, Config, InferConfig
+from mindtwins.config import PUBLISHED_WEIGHTS, Config, InferConfig, ValidateConfig
 from mindtwins.console import tell
 from mindtwins.conversion.kinds import Kinds, identified
 from mindtwins.distribution.launch import rank_0_first
 from mindtwins.errors import UserError
+from mindtwins.export.kinds import ExportKinds
+from mindtwins.export.onnx_model import OnnxModel
 from mindtwins.hub import sharing
 from mindtwins.hub.pretrained import load_pretrained, published_repository
 from mindtwins.models import variants
+from mindtwins.segmentation.export import SegmentorExport
 from mindtwins.segmentation.kind import SegmentorKind
 from mindtwins.segmentation.task import Segmentation
 from mindtwins.segmentation.variants import create_segmentor, list_segmentors
+from mindtwins.training.recipe import asked_dialect, check_usable
 from mindtwins.training.recorded import states
 from mindtwins.training.task import Task
 
 __all__ = [
+    "EXPORTS",
     "KINDS",
     "TASKS",
     "create_model",
@@ -34,6 +40,7 @@ __all__ = [
     "create_task",
     "list_segmentors",
     "load_model",
+    "load_onnx",
     "push_to_hub",
     "save_pretrained",
 ]
@@ -44,6 +51,8 @@ TASKS: dict[str, type[Task]] = {
 }
 # What a conversion knows of each task's models.
 KINDS: Kinds = {"classification": ClassifierKind(), "segmentation": SegmentorKind()}
+# What an export knows of them.
+EXPORTS: ExportKinds = {"classification": ClassifierExport(), "segmentation": SegmentorExport()}
 
 
 def create_task(config: Config) -> Task:
@@ -56,7 +65,49 @@ def create_task(config: Config) -> Task:
     """
     if not config.weights:
         return TASKS[config.task](config)
-    checkpoint = _start(config)
+    return _task_of(config, _start(config))
+
+
+def exported_task(config: ValidateConfig | InferConfig) -> tuple[Task, OnnxModel]:
+    """The task of a recipe and of the exported file that it names, and that file's model.
+
+    Raises:
+        UserError: the file cannot be read, is not for the images of the scripts, or is for another
+            task than the recipe.
+    """
+    if config.weights:
+        raise UserError(
+            f"{config.weights} and onnx_path ({config.onnx_path}) contradict each other:"
+            " name the one file whose model is to run"
+        )
+    model = OnnxModel(config.onnx_path)
+    described = Checkpoint({}, model.metadata, model.path)
+    task = _task_of(config, described)
+    outputs = model.metadata["export"]["outputs"]
+    if outputs != ["logits"]:
+        raise UserError(
+            f"{model.path} gives {', '.join(outputs)}, not logits: export it with its head, without"
+            " --features_only"
+        )
+    if model.takes_pictures:
+        raise UserError(
+            f"{model.path} prepares pictures itself, and so do the scripts: export it without"
+            " --preprocess"
+        )
+    check_usable(described)
+    asked = task.config
+    name = KINDS[asked.task].resolve(asked.model)
+    expect_metadata(described, variant=name, num_classes=asked.num_classes)
+    if asked_dialect(config) or config.amp_level != "O0":
+        raise UserError(
+            f"{model.path} computes as it was exported: leave window_padding, patch_rounding and"
+            " amp_level out"
+        )
+    return task, model
+
+
+def _task_of(config: Config, checkpoint: Checkpoint) -> Task:
+    """The task of a recipe and of what a file says, which holds where the recipe leaves it open."""
     task = checkpoint.stated["task"]
     if states(config, "task") and config.task != task:
         raise UserError(
@@ -177,4 +228,23 @@ def _describe(model: nn.Cell, checkpoint: Checkpoint) -> nn.Cell:
     model.preprocessing = described.preprocessing()
     model.classes = described.classes and tuple(described.class_names())
     model.metadata = checkpoint.metadata
+    return model
+
+
+def load_onnx(path: str | os.PathLike) -> OnnxModel:
+    """The model in a file that `export.py` wrote, from the file alone, run by onnxruntime.
+
+    Returns:
+        A function of images (N, C, H, W) float32, with the attributes that `load_model` gives.
+
+    Raises:
+        UserError: (a ValueError) onnxruntime is not installed, or the file is not such a one.
+    """
+    model = OnnxModel(path)
+    described = Checkpoint({}, model.metadata, model.path)
+    task = model.metadata["task"]
+    config = InferConfig(task=task, onnx_path=os.fspath(path))
+    exported = TASKS[task](config, described)
+    model.preprocessing = exported.preprocessing()
+    model.classes = exported.classes and tuple(exported.class_names())
     return model

@@ -119,7 +119,8 @@ def test_what_the_package_imports_is_required(distribution: PathDistribution):
         for module in _imports(path) - sys.stdlib_module_names - {"mindtwins"}
         for name in providers[module]
     }
-    environments = [{"extra": extra} for extra in ("convert", "demo", "hub", "tensorboard")]
+    extras = ("convert", "demo", "export", "hub", "openvino", "tensorboard")
+    environments = [{"extra": extra} for extra in extras]
     required = {
         canonicalize_name(requirement.name)
         for requirement in map(Requirement, distribution.requires or ())

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from mindspore import Tensor, nn
 from tqdm import tqdm
 
 from mindtwins.classification.loader import EvaluationLoader
 from mindtwins.classification.metrics import ImageScores, Metrics
-from mindtwins.execution import Forward
+from mindtwins.execution import Inference, Model
 
 
 class Evaluator:
@@ -26,12 +25,12 @@ class Evaluator:
 
     def __init__(
         self,
-        model: nn.Cell,
+        model: Model,
         loader: EvaluationLoader,
         show_progress: bool = True,
         exchange: Callable[[str, bytes], list[bytes]] | None = None,
     ) -> None:
-        self._forward = Forward(model)
+        self._inference = Inference(model)
         self._loader = loader
         self._show_progress = show_progress
         self._exchange = exchange
@@ -48,7 +47,7 @@ class Evaluator:
         `images_per_second` afterwards says how fast this process was, reading the files included,
         compiling (the first batch, if there are more) left out.
         """
-        self._forward.set_train(False)
+        self._inference.start()
         scores = ImageScores(len(self._loader.dataset))
         started, counted = time.perf_counter(), 0
         batches = tqdm(
@@ -59,7 +58,7 @@ class Evaluator:
             disable=None if self._show_progress else True,
         )
         for number, batch in enumerate(batches):
-            logits = self._forward(Tensor(batch.images)).asnumpy()
+            logits = self._inference(batch.images)
             valid = batch.valid
             scores.add(batch.index[valid], logits[valid], batch.labels[valid])
             if number == 0 and len(self._loader) > 1:

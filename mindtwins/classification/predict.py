@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from mindspore import Tensor, nn
 from tqdm import tqdm
 
 from mindtwins.classification.transforms import EvaluationTransform
 from mindtwins.data.decode import read_pictures
 from mindtwins.errors import UserError
+from mindtwins.execution import Inference, Model
 
 
 def classify(
-    model: nn.Cell,
+    model: Model,
     transform: EvaluationTransform,
     files: Sequence[Path],
     names: Sequence[str],
@@ -42,6 +42,7 @@ def classify(
     bar = tqdm(files, unit="image", leave=False, disable=None)
     size = transform.image_size
     rows = min(batch_size, len(files))
+    inference = Inference(model)
     waiting: list[str] = []
     images = np.zeros((rows, 3, size, size), np.float32)
     try:
@@ -49,21 +50,21 @@ def classify(
             transform(picture, out=images[len(waiting)])
             waiting.append(str(file))
             if len(waiting) == rows:
-                yield from _likeliest(model, images, waiting, names, top_k)
+                yield from _likeliest(inference, images, waiting, names, top_k)
                 waiting = []
     except UserError:  # an image after those that wait
-        yield from _likeliest(model, images, waiting, names, top_k)
+        yield from _likeliest(inference, images, waiting, names, top_k)
         raise
-    yield from _likeliest(model, images, waiting, names, top_k)
+    yield from _likeliest(inference, images, waiting, names, top_k)
 
 
 def _likeliest(
-    model: nn.Cell, images: np.ndarray, files: Sequence[str], names: Sequence[str], top_k: int
+    model: Inference, images: np.ndarray, files: Sequence[str], names: Sequence[str], top_k: int
 ) -> Iterator[dict]:
     """The predictions of a batch, one for each file; rows without a file are padding."""
     if not files:
         return
-    batch = model(Tensor(images)).asnumpy().astype(np.float64)
+    batch = model(images).astype(np.float64)
     for file, logits in zip(files, batch, strict=False):
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()

@@ -28,7 +28,7 @@ from mindtwins.data.image_folder import ImageFolder, check_same_classes, find_sp
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.errors import UserError
-from mindtwins.execution import set_precision
+from mindtwins.execution import Model, set_precision
 from mindtwins.models import create_model
 from mindtwins.models.complexity import Part, count, format_summary
 from mindtwins.models.variants import resolve_name
@@ -168,14 +168,18 @@ class Classification:
             "num_classes": config.num_classes,
             "in_channels": model.in_channels,
             "dialect": asdict(model.dialect),
-            **describe_use(
-                self.classes,
-                "bicubic",
-                record(config, self.preprocessing_options),
-                record(config, self.data_options),
-            ),
+            **self.use(),
         }
         return set_precision(model, config.amp_level), metadata
+
+    def use(self) -> dict:
+        """What a file of the model says of its use: classes, preprocessing and data."""
+        return describe_use(
+            self.classes,
+            "bicubic",
+            record(self.config, self.preprocessing_options),
+            record(self.config, self.data_options),
+        )
 
     def training_loader(self, data: ImageFolder, world: World) -> TrainingLoader:
         """This rank's augmented, mixed batches.
@@ -224,7 +228,7 @@ class Classification:
         """Cross entropy with soft targets."""
         return SoftTargetCrossEntropy()
 
-    def evaluator(self, model: nn.Cell, data: ImageFolder, world: World) -> Evaluator:
+    def evaluator(self, model: Model, data: ImageFolder, world: World) -> Evaluator:
         """Top-1, top-5 and loss.
 
         Raises:
@@ -261,7 +265,7 @@ class Classification:
             return [in_words(name) for name in self.classes]
         return [f"class {i}" for i in range(self.config.num_classes)]
 
-    def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
+    def predict(self, model: Model, files: Sequence[Path]) -> Iterator[dict]:
         """The likeliest classes of each image; see `mindtwins.classification.predict.classify`."""
         config = cast(InferConfig, self.config)  # nothing but infer.py's recipe says `top_k`
         limit_pixels(config.max_pixels)

@@ -31,14 +31,15 @@ def main(argv: list[str]) -> None:
     """Read the configuration, predict, report."""
     config = parse_config(InferConfig, argv, __doc__)
     rank = launch.begin(config.distribute, config.device_target)
-    if not config.weights:
+    if not (config.weights or config.onnx_path):
         raise UserError(
-            "ckpt_path is missing: say which checkpoint with --ckpt_path or --pretrained"
+            "ckpt_path is missing: say which weights with --ckpt_path or --pretrained, or which"
+            " exported file with --onnx_path"
         )
     files = find_files(config.images)
     if rank == 0:
         outputs = {"--output_json": config.output_json, "--output_png": config.output_png}
-        check_outputs(outputs, [config.weights, *files])
+        check_outputs(outputs, [config.weights or config.onnx_path, *files])
     predict(config, files)
 
 
@@ -49,13 +50,16 @@ def predict(config: InferConfig, files: list[Path]) -> None:
 
     from mindtwins.data.contact_sheet import draw_sheet
     from mindtwins.execution import use_device
-    from mindtwins.tasks import create_task
+    from mindtwins.tasks import create_task, exported_task
     from mindtwins.training.distributed import join_world
 
     use_device(config.device_target, config.allow_tf32)
     world = join_world(config.distribute)
-    task = create_task(config)
-    model, _ = task.build_model(world)
+    if config.onnx_path:
+        task, model = exported_task(config)
+    else:
+        task = create_task(config)
+        model, _ = task.build_model(world)
     captioned = []
     with JsonArray(config.output_json if world.is_main else None) as results:
         for prediction in in_order(task.predict(model, files[world.rank :: world.size]), world):

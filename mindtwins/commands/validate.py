@@ -1,5 +1,6 @@
 """Evaluate a checkpoint: `python validate.py -c configs/svt_s_gpu.yaml --ckpt_path svt_small.ckpt`.
 
+Or what export.py made of one, run by onnxruntime: `--onnx_path svt_small.onnx`.
 --data_dir is a folder with the split (`val/`), or the ImageFolder itself; for segmentation a folder
 with the split below `images/` and `annotations/`. The same command after `mpirun -n 8` or as
 msrun's script shares the images among several devices, with the same result.
@@ -16,6 +17,7 @@ from mindtwins.errors import UserError
 from mindtwins.files import atomic_write, check_outputs
 
 if TYPE_CHECKING:
+    from mindtwins.execution import Model
     from mindtwins.training.distributed import World
     from mindtwins.training.task import Task
 
@@ -25,31 +27,37 @@ def main(argv: list[str]) -> None:
     config = parse_config(ValidateConfig, argv, __doc__)
     rank = launch.begin(config.distribute, config.device_target)
     # Only here: this imports MindSpore, which must not happen before `launch.begin`.
-    from mindtwins.tasks import create_task
+    from mindtwins.tasks import create_task, exported_task
 
-    task = create_task(config)
+    task, model = exported_task(config) if config.onnx_path else (create_task(config), None)
     if config.summary:
         if rank == 0:
             print(task.summary())
         return
-    if not config.weights:
+    if model is None and not config.weights:
         raise UserError(
-            "ckpt_path is missing: say which weights to evaluate with --ckpt_path or --pretrained"
+            "ckpt_path is missing: say which weights to evaluate with --ckpt_path or --pretrained,"
+            " or which exported file with --onnx_path"
         )
     if rank == 0:
-        check_outputs({"--output_json": config.output_json}, [config.weights])
-    evaluate(config, task)
+        check_outputs({"--output_json": config.output_json}, [config.weights or config.onnx_path])
+    evaluate(config, task, model)
 
 
-def evaluate(config: ValidateConfig, task: Task) -> None:
-    """Evaluate and report."""
+def evaluate(config: ValidateConfig, task: Task, model: Model | None = None) -> None:
+    """Evaluate and report.
+
+    Args:
+        model: what an exported file computes; None takes the task's own, the checkpoint's.
+    """
     from mindtwins.execution import use_device
     from mindtwins.training.distributed import join_world
 
     use_device(config.device_target, config.allow_tf32)
     world = join_world(config.distribute)
     data = task.find_data("val")
-    model, _ = task.build_model(world)
+    if model is None:
+        model, _ = task.build_model(world)
     evaluator = task.evaluator(model, data, world)
     metrics = evaluator.evaluate()
     images_per_second = total_speed(world, evaluator.images_per_second)
@@ -66,6 +74,7 @@ def evaluate(config: ValidateConfig, task: Task) -> None:
         result = {
             "model": task.config.model,
             "ckpt_path": config.weights,
+            **({"onnx_path": config.onnx_path} if config.onnx_path else {}),
             "data": data.root,
             **task.result(metrics, data),
             "images_per_second": images_per_second,

@@ -427,6 +427,12 @@ class TrainSection(Section):
 class ValidateSection(Section):
     """validate.py only"""
 
+    onnx_path: str = option(
+        "",
+        "an ONNX file of export.py, run by onnxruntime in place of a checkpoint",
+        resume_safe=True,
+        path=True,
+    )
     output_json: str = option("", "also write the result to this file", resume_safe=True, path=True)
     summary: bool = option(False, "print the model's summary and exit", resume_safe=True)
 
@@ -435,6 +441,12 @@ class ValidateSection(Section):
 class InferSection(Section):
     """infer.py only"""
 
+    onnx_path: str = option(
+        "",
+        "an ONNX file of export.py, run by onnxruntime in place of a checkpoint",
+        resume_safe=True,
+        path=True,
+    )
     images: tuple[str, ...] = option(
         (),
         "images, folders with all that lie in them, and patterns such as 'photos/*.jpg'",

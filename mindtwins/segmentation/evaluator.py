@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from mindspore import Tensor, nn
 from tqdm import tqdm
 
-from mindtwins.execution import Forward
+from mindtwins.execution import Inference, Model
 from mindtwins.segmentation.inference import Window, predict_labels
 from mindtwins.segmentation.loader import SegmentationLoader
 from mindtwins.segmentation.metrics import ConfusionAreas, SegmentationMetrics
@@ -33,14 +32,14 @@ class SegmentationEvaluator:
 
     def __init__(
         self,
-        model: nn.Cell,
+        model: Model,
         loader: SegmentationLoader,
         flip: bool = False,
         window: Window | None = None,
         show_progress: bool = True,
         exchange: Callable[[str, bytes], list[bytes]] | None = None,
     ) -> None:
-        self._forward = Forward(model)
+        self._inference = Inference(model)
         self._loader = loader
         self._flip = flip
         self._window = window
@@ -63,7 +62,7 @@ class SegmentationEvaluator:
         Raises:
             UserError: a pair cannot be read, or no pixel is labeled.
         """
-        self._forward.set_train(False)
+        self._inference.start()
         data = self._loader.dataset
         areas = ConfusionAreas(data.num_classes)
         counted, seconds = 0, 0.0
@@ -101,4 +100,4 @@ class SegmentationEvaluator:
 
     def _logits(self, images: np.ndarray) -> np.ndarray:
         self._compiled_for.add(images.shape)
-        return self._forward(Tensor(images)).asnumpy()
+        return self._inference(images)

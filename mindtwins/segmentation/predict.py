@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from mindspore import Tensor, nn
 from PIL import Image
 from tqdm import tqdm
 
 from mindtwins.data.decode import UnreadableImage, picture_size, read_pictures
 from mindtwins.errors import UserError
+from mindtwins.execution import Inference, Model
 from mindtwins.files import atomic_write
 from mindtwins.models.twins import MINIMUM_SIZE
 from mindtwins.segmentation import ade20k, digits
@@ -24,7 +24,7 @@ PALETTES = {known.CLASSES: known.PALETTE for known in (ade20k, digits)}
 
 
 def segment(
-    model: nn.Cell,
+    model: Model,
     transform: TestTransform,
     files: Sequence[Path],
     names: Sequence[str],
@@ -70,7 +70,7 @@ def segment(
 
 
 def _segment(
-    model: nn.Cell,
+    model: Model,
     transform: TestTransform,
     pictures: Iterator[tuple[Path, Image.Image]],
     targets: dict[Path, tuple[Path, Path]],
@@ -79,10 +79,11 @@ def _segment(
     flip: bool,
     window: Window | None,
 ) -> Iterator[dict]:
+    inference = Inference(model)
     for file, picture in pictures:
         written, overlay = targets[file]
         labels = predict_labels(
-            lambda images: model(Tensor(images)).asnumpy(),
+            inference,
             [view[None] for view in transform(picture)],
             (picture.height, picture.width),
             flip=flip,

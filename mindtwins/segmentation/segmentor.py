@@ -89,6 +89,10 @@ class Segmentor(nn.Cell):
             return (logits,)
         return logits, self.auxiliary_head(maps, dropout_masks[1])
 
+    def check_size(self, height: int, width: int) -> None:
+        """See `Backbone.check_size`."""
+        self.backbone.check_size(height, width)
+
     def __call__(self, images: Tensor, *args: Tensor | None) -> Tensor | tuple[Tensor, ...]:
         check_images(images, self.in_channels)
         return super().__call__(images, *args)

@@ -18,7 +18,7 @@ from mindtwins.data import text_files
 from mindtwins.data.decode import limit_pixels
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.errors import UserError
-from mindtwins.execution import set_precision
+from mindtwins.execution import Model, set_precision
 from mindtwins.models.complexity import Part
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.ade20k import find_ade20k
@@ -181,25 +181,29 @@ class Segmentation:
             new_head=self._new_head,
             **asked_dialect(config),
         )
-        names = self.class_names()
         metadata = {
             "format_version": FORMAT_VERSION,
             **segmentor_metadata(
                 config.model, config.num_classes, model.in_channels, widths_of(model)
             ),
             "dialect": asdict(model.dialect),
-            **describe_use(
-                None if names == _numbers(config.num_classes) else names,
-                "bilinear",
-                record(config, self.preprocessing_options),
-                record(config, self.data_options),
-            ),
+            **self.use(),
         }
         if self.checkpoint is None and config.pretrained_backbone:
             report = load_backbone(model, config.pretrained_backbone)
             if world.is_main:
                 print(report)
         return set_precision(model, config.amp_level), metadata
+
+    def use(self) -> dict:
+        """What a file of the model says of its use: classes, preprocessing and data."""
+        names = self.class_names()
+        return describe_use(
+            None if names == _numbers(self.config.num_classes) else names,
+            "bilinear",
+            record(self.config, self.preprocessing_options),
+            record(self.config, self.data_options),
+        )
 
     def training_loader(self, data: ImageLabelFolder, world: World) -> TrainingLoader:
         """This rank's augmented batches.
@@ -251,7 +255,7 @@ class Segmentation:
         return PixelCrossEntropy((1.0, self.config.auxiliary_weight) if auxiliary else (1.0,))
 
     def evaluator(
-        self, model: nn.Cell, data: ImageLabelFolder, world: World
+        self, model: Model, data: ImageLabelFolder, world: World
     ) -> SegmentationEvaluator:
         """Mean IoU, mean accuracy and pixel accuracy."""
         config = self.config
@@ -295,7 +299,7 @@ class Segmentation:
             return known
         return _numbers(self.config.num_classes)
 
-    def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
+    def predict(self, model: Model, files: Sequence[Path]) -> Iterator[dict]:
         """The classes of each image's pixels; see `mindtwins.segmentation.predict.segment`."""
         config = self.config
         limit_pixels(config.max_pixels)

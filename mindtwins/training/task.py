@@ -11,6 +11,7 @@ from mindspore import nn
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.config import Config
 from mindtwins.data.loader import TrainingLoader
+from mindtwins.execution import Model
 from mindtwins.models.complexity import Part
 from mindtwins.training.distributed import World
 
@@ -118,13 +119,16 @@ class Task(Protocol[Data, Found]):
     def build_model(self, world: World) -> tuple[nn.Cell, dict]:
         """The model with its weights at the recipe's precision, and all that using them takes."""
 
+    def use(self) -> dict:
+        """What a file of the model says of its use: classes, preprocessing and data."""
+
     def training_loader(self, data: Data, world: World) -> TrainingLoader:
         """This rank's augmented batches."""
 
     def loss(self) -> nn.Cell:
         """From (the model's output in training, targets) to a float32 scalar."""
 
-    def evaluator(self, model: nn.Cell, data: Data, world: World) -> Evaluator[Found]:
+    def evaluator(self, model: Model, data: Data, world: World) -> Evaluator[Found]:
         """Evaluates a model on the data, shared by the ranks."""
 
     def report(self, metrics: Found, data: Data) -> str:
@@ -139,7 +143,7 @@ class Task(Protocol[Data, Found]):
     def class_names(self) -> Sequence[str]:
         """A name for each of the recipe's classes, by number."""
 
-    def predict(self, model: nn.Cell, files: Sequence[Path]) -> Iterator[dict]:
+    def predict(self, model: Model, files: Sequence[Path]) -> Iterator[dict]:
         """What the model finds in each readable image: its `file`, and values that JSON can hold.
 
         Mistakes that can be seen beforehand are raised before the first image.
