@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 MINDTWINS, EAGER, COMPILED, TIMM = "MindTwins", "torch eager", "torch.compile", "timm"
+ONNXRUNTIME, OPENVINO = "onnxruntime", "OpenVINO f32"
 PRECISIONS = ("fp32", "tf32", "fp16")
 CLASSES, SEGMENT_CLASSES = 1000, 150
 # The training step's learning rate, weight decay, largest norm of the gradient, and what the loss

@@ -29,7 +29,7 @@ from mindtwins.errors import run_cli
 from mindtwins.execution import use_device
 from mindtwins.layers import kernels
 
-PACKAGES = ("mindspore", "torch", "timm", "numpy")
+PACKAGES = ("mindspore", "torch", "timm", "onnxruntime", "openvino", "numpy")
 _LIBRARIES = re.compile(r"lib(cudart|cublas|cublasLt|cudnn|nccl|cuda|mindspore_gpu)\.so[.\d]*$")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import mindspore as ms
@@ -124,6 +125,22 @@ def _conversion(work: Work, images: np.ndarray, targets: np.ndarray) -> Call:
     return lambda: convert("source", folder.name)
 
 
+def write_onnx(fields: list, path: str) -> None:
+    """What export.py makes of the model of a `Work`, without its comparison."""
+    from mindtwins.commands.export import create_order
+    from mindtwins.export.onnx_file import to_bytes
+    from mindtwins.export.to_onnx import build_onnx
+
+    work = Work(*fields)
+    use_device("CPU")
+    model = _create(work)
+    checkpoint = Path(path).with_suffix(".ckpt")
+    tensors = {parameter.name: parameter.asnumpy() for parameter in model.get_parameters()}
+    save_checkpoint(checkpoint, tensors, {"dialect": asdict(model.dialect)})
+    order = create_order(checkpoint, features_only=work.what == "features")
+    Path(path).write_bytes(to_bytes(*build_onnx(order, model.dialect)))
+
+
 MAKERS = {
     "inference": _inference,
     "features": _inference,
@@ -176,4 +193,4 @@ def train(device: str, model: str, folder: str, rates: list[float]) -> dict[str,
 
 
 if __name__ == "__main__":
-    serve(build, timed.turn, peak, convert, outputs, train)
+    serve(build, timed.turn, peak, write_onnx, convert, outputs, train)

@@ -1,4 +1,4 @@
-"""MindTwins beside PyTorch on this machine: the tables of the README.
+"""MindTwins beside PyTorch, onnxruntime and OpenVINO on this machine: the tables of the README.
 
     python -m benchmarks.speed [--parts inference training ...] [--models svt_small ...]
                               [--rounds 3] [--threads 2]
@@ -27,7 +27,16 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.command import Table, parser
-from benchmarks.inputs import COMPILED, EAGER, MINDTWINS, PRECISIONS, TIMM, Work
+from benchmarks.inputs import (
+    COMPILED,
+    EAGER,
+    MINDTWINS,
+    ONNXRUNTIME,
+    OPENVINO,
+    PRECISIONS,
+    TIMM,
+    Work,
+)
 from benchmarks.machine import describe
 from benchmarks.timing import Cost, take_turns
 from benchmarks.workers import Failed, Worker, start
@@ -197,6 +206,12 @@ PARTS = {
     "inference": Part(ratios, list_models(), [("inference", 224, batch) for batch in (1, 4, 16)]),
     "other_pytorch": Part(
         ratios, SMALL, [("inference", 224, 4)], others=(TIMM, COMPILED), quick="svt_small"
+    ),
+    "other_runtimes": Part(
+        ratios,
+        SMALL,
+        [("inference", 224, batch) for batch in (1, 4)],
+        others=(ONNXRUNTIME, OPENVINO),
     ),
     "training": Part(ratios, SMALL, [("training", 224, 8)]),
     "features": Part(ratios, SMALL, [("features", 512, 1)]),

@@ -19,7 +19,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.inputs import MINDTWINS
+from benchmarks.inputs import MINDTWINS, ONNXRUNTIME, OPENVINO
 from mindtwins.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -152,4 +152,6 @@ def start(contestant: str, torch_python: str = sys.executable) -> Worker:
     """A process for a contestant, PyTorch's ones with an interpreter of their own."""
     if contestant == MINDTWINS:
         return Worker("mindspore_side", mindspore_environment())
+    if contestant in (ONNXRUNTIME, OPENVINO):
+        return Worker("onnx_side", mindspore_environment())
     return Worker("torch_side", torch_environment(torch_python), torch_python)

@@ -51,6 +51,7 @@ def test_command(command: str, rows: list[str]):
         ("speed --parts training --precisions fp16", ["svt_tiny, training, 32, batch 2, fp16"]),
         ("speed --parts features conversion", ["svt_tiny, features, 73, batch 1, fp32"]),
         ("speed --parts other_pytorch", ["svt_small, inference, 32, batch 2, fp32"]),
+        ("speed --parts other_runtimes", ["svt_tiny, inference, 32, batch 1, fp32"]),
         ("speed --parts segmentation", ["upernet_svt_tiny, training, 73, batch 2, fp32"]),
         ("speed --parts first_calls memory", ["svt_tiny, training, 32, batch 1, fp32"]),
         ("speed --parts scaling", ["svt_tiny, pixels, cpu, fp32", "svt_tiny, batch, cpu, fp32"]),
