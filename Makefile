@@ -13,7 +13,7 @@ export GLOG_v ?= 3
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-seg bench test test-fast test-endurance test-oldest lint wheel clean
+.PHONY: help install demo demo-seg bench docs test test-fast test-endurance test-oldest lint wheel clean
 
 help:
 	@echo "make demo         train, validate, convert and classify on embedded data"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-endurance  jobs that are killed and resumed again and again, for half an hour"
 	@echo "make test-oldest  the fast suite on MindSpore $(OLDEST_MINDSPORE)"
 	@echo "make wheel        dist/: the source distribution and a wheel for all Pythons"
+	@echo "make docs         pages of the Python interface, in outputs/docs"
 	@echo "make bench        measures MindTwins beside PyTorch on this machine"
 	@echo "make clean        remove what these made, and no other run or data"
 
@@ -47,6 +48,9 @@ demo-seg: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.data_pipeline --rounds 3
+
+docs: $(VENV)/installed
+	$(BIN)/python docs/build_api.py outputs/docs
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

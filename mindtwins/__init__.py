@@ -35,5 +35,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+        # Kept, so that it is looked for once.
+        return globals().setdefault(name, getattr(import_module(_MODULES[name]), name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

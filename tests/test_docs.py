@@ -207,6 +207,15 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
             replace={"make bench": "python -m benchmarks.data_pipeline --quick"}, tier="endurance"
         ),
     ],
+    "make docs": [
+        Target(("python docs/build_api.py outputs/docs",)),
+        Runs(
+            replace={
+                "make docs": f"python {ROOT}/docs/build_api.py pages && test -s pages/mindtwins.html"
+            },
+            tier="endurance",
+        ),
+    ],
     "make install": [Target(("$(VENV)/installed",))],
     "make lint": [Target(("ruff check .", "ruff format --check .", "mypy"))],
     "make test": [Target(("lint", 'pytest -n 2 -m "not endurance"'))],
@@ -227,6 +236,10 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python convert/pt2ms.py --pt_path twins_svt-s_uperhead.pth"
     " --ckpt_path upernet_svt_small.ckpt --verify": [Runs(tier="slow")],
     "python convert/ms2pt.py --ckpt_path svt_small.ckpt --pt_path back.pth": [Runs()],
+    "python convert/pt2ms.py --pt_path alt_gvt_small.pth --ckpt_path svt_small.ckpt --verify"
+    " --report report.json": [
+        RunsIn("tests/conversion/test_scripts.py::test_verification_report_and_summary")
+    ],
     "python convert/pt2ms.py --pt_path svt_s_new.ckpt --ckpt_path svt_small.ckpt --verify": [
         RunsIn("tests/conversion/test_mindcv.py::test_converted_verified_and_what_is_told")
     ],

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -22,7 +22,8 @@ MAX_LEVEL = 10.0
 UNIFORM_ABOVE_STD = 100.0
 
 
-class Canvas(NamedTuple):
+@dataclass(frozen=True)
+class Canvas:
     """How an operation that moves pixels samples them, and what it puts where none were."""
 
     interpolation: Image.Resampling
@@ -152,7 +153,8 @@ def _enhancer(kind: type) -> Callable[[Image.Image, float, Canvas], Image.Image]
     return enhance
 
 
-class Operation(NamedTuple):
+@dataclass(frozen=True)
+class Operation:
     """One of RandAugment's operations."""
 
     argument: LevelToArgument
@@ -187,7 +189,7 @@ _INCREASING_ARGUMENTS: dict[str, LevelToArgument] = {
 }
 
 INCREASING_OPERATIONS: dict[str, Operation] = {
-    name: operation._replace(argument=_INCREASING_ARGUMENTS.get(name, operation.argument))
+    name: replace(operation, argument=_INCREASING_ARGUMENTS.get(name, operation.argument))
     for name, operation in OPERATIONS.items()
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import mindspore as ms
@@ -15,7 +16,8 @@ from mindtwins.training.loss_scale import LossScale
 from mindtwins.training.optimizer import AdamW
 
 
-class MicroBatch(NamedTuple):
+@dataclass(frozen=True)
+class MicroBatch:
     """Inputs of one forward and backward pass.
 
     Attributes:
