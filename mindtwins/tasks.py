@@ -10,15 +10,18 @@ from mindspore import nn
 from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint
 from mindtwins.classification.export import ClassifierExport
 from mindtwins.classification.kind import ClassifierKind
+from mindtwins.classification.service import ClassificationService
 from mindtwins.classification.task import Classification
-from mindtwins.config import Config, InferConfig, ValidateConfig
+from mindtwins.config import Config, InferConfig, PredictConfig, ValidateConfig
 from mindtwins.conversion.kinds import Kinds, identified
 from mindtwins.errors import UserError
 from mindtwins.export.kinds import ExportKinds
 from mindtwins.export.onnx_model import OnnxModel
 from mindtwins.segmentation.kind import SegmentorKind
+from mindtwins.segmentation.service import SegmentationService
 from mindtwins.segmentation.task import Segmentation
 from mindtwins.segmentation.variants import create_segmentor, list_segmentors
+from mindtwins.serving.service import Services
 from mindtwins.training.recipe import asked_dialect, check_usable
 from mindtwins.training.recorded import states
 from mindtwins.training.task import Task
@@ -26,6 +29,7 @@ from mindtwins.training.task import Task
 __all__ = [
     "EXPORTS",
     "KINDS",
+    "SERVICES",
     "TASKS",
     "create_segmentor",
     "create_task",
@@ -42,6 +46,11 @@ TASKS: dict[str, type[Task]] = {
 KINDS: Kinds = {"classification": ClassifierKind(), "segmentation": SegmentorKind()}
 # What an export knows of them.
 EXPORTS: ExportKinds = {"classification": ClassifierExport()}
+# What a server knows of them.
+SERVICES: Services = {
+    "classification": ClassificationService,
+    "segmentation": SegmentationService,
+}
 
 
 def create_task(config: Config) -> Task:
@@ -57,7 +66,7 @@ def create_task(config: Config) -> Task:
     return _task_of(config, identified(KINDS, load_checkpoint(config.ckpt_path)))
 
 
-def exported_task(config: ValidateConfig | InferConfig) -> tuple[Task, OnnxModel]:
+def exported_task(config: ValidateConfig | PredictConfig) -> tuple[Task, OnnxModel]:
     """The task of a recipe and of the exported file that it names, and that file's model.
 
     Raises:

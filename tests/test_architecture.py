@@ -31,7 +31,7 @@ ORDER = (
     ("data", "distribution"),
     ("training",),
     ("reference",),
-    ("conversion", "export"),
+    ("conversion", "export", "serving"),
     tuple(TASKS),
     ("tasks",),
     ("commands",),

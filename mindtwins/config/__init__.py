@@ -1,11 +1,20 @@
 """Typed configuration: what can be set, and reading it from YAML files and flags."""
 
-from mindtwins.config.options import Config, InferConfig, TrainConfig, ValidateConfig
+from mindtwins.config.options import (
+    Config,
+    InferConfig,
+    PredictConfig,
+    ServeConfig,
+    TrainConfig,
+    ValidateConfig,
+)
 from mindtwins.config.parsing import as_begun, as_dict, config_diff, parse_config
 
 __all__ = [
     "Config",
     "InferConfig",
+    "PredictConfig",
+    "ServeConfig",
     "TrainConfig",
     "ValidateConfig",
     "as_begun",

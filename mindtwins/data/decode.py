@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from PIL import Image
 from tqdm import tqdm
@@ -48,8 +48,30 @@ def read_rgb(path: str | Path, exif_orientation: bool = False) -> Image.Image:
         UnreadableImage: whatever is wrong with the file.
     """
     try:
-        with about_file(path), open(path, "rb") as file:
-            return _to_rgb(Image.open(file), path, exif_orientation)
+        with open(path, "rb") as file:
+            return decode_rgb(file, path, exif_orientation)
+    except OSError as error:
+        raise UnreadableImage(describe_damage(error)) from error
+
+
+def decode_rgb(
+    file: BinaryIO,
+    name: str | Path,
+    exif_orientation: bool = False,
+    formats: list[str] | None = None,
+) -> Image.Image:
+    """As `read_rgb`, for an open file.
+
+    Args:
+        name: what notices call it.
+        formats: Pillow's names of those that it may have; None: any.
+
+    Raises:
+        UnreadableImage: whatever is wrong with the file.
+    """
+    try:
+        with about_file(name):
+            return _to_rgb(Image.open(file, formats=formats), name, exif_orientation)
     except Exception as error:
         raise UnreadableImage(describe_damage(error)) from error
 
