@@ -17,6 +17,7 @@ from mindtwins.conversion.kinds import Kinds, identified
 from mindtwins.errors import UserError
 from mindtwins.export.kinds import ExportKinds
 from mindtwins.export.onnx_model import OnnxModel
+from mindtwins.segmentation.export import SegmentorExport
 from mindtwins.segmentation.kind import SegmentorKind
 from mindtwins.segmentation.service import SegmentationService
 from mindtwins.segmentation.task import Segmentation
@@ -45,7 +46,7 @@ TASKS: dict[str, type[Task]] = {
 # What a conversion knows of each task's models.
 KINDS: Kinds = {"classification": ClassifierKind(), "segmentation": SegmentorKind()}
 # What an export knows of them.
-EXPORTS: ExportKinds = {"classification": ClassifierExport()}
+EXPORTS: ExportKinds = {"classification": ClassifierExport(), "segmentation": SegmentorExport()}
 # What a server knows of them.
 SERVICES: Services = {
     "classification": ClassificationService,

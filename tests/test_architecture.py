@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mindtwins.__main__ import COMMANDS
-from mindtwins.tasks import KINDS, TASKS
+from mindtwins.tasks import EXPORTS, KINDS, TASKS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mindtwins"
@@ -163,8 +163,16 @@ def test_a_task_names_no_other():
 
 def test_tasks_have_the_same_shape():
     """What each of them needs has the same file name in every folder."""
-    needed = {"task.py", "kind.py", "layouts.py", "loader.py", "loss.py", "transforms.py"}
+    needed = {
+        "task.py",
+        "kind.py",
+        "export.py",
+        "layouts.py",
+        "loader.py",
+        "loss.py",
+        "transforms.py",
+    }
     needed |= {"metrics.py", "evaluator.py", "predict.py"}
     for task in TASKS:
         assert needed <= {path.name for path in (PACKAGE / task).glob("*.py")}, task
-    assert list(KINDS) == list(TASKS)
+    assert list(KINDS) == list(EXPORTS) == list(TASKS)

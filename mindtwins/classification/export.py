@@ -16,6 +16,8 @@ from mindtwins.models.variants import VARIANTS, create_model
 class ClassifierExport:
     """See `mindtwins.export.kinds.ExportKind`."""
 
+    tolerated = 1e-5
+
     def create(self, checkpoint: Checkpoint, features_only: bool) -> nn.Cell:
         if not features_only:
             return ClassifierKind().create(checkpoint)
@@ -27,24 +29,28 @@ class ClassifierExport:
             features_only=True,
         )
 
+    def outputs(self, checkpoint: Checkpoint, features_only: bool) -> list[str]:
+        if features_only:
+            return [f"stage{number}" for number in (1, 2, 3, 4)]
+        return ["logits" if checkpoint.stated["num_classes"] else "features"]
+
     def write(
         self, graph: Graph, images: Map, checkpoint: Checkpoint, dialect: Dialect, features: bool
     ) -> None:
+        names = self.outputs(checkpoint, features)
         variant = VARIANTS[checkpoint.stated["variant"]]
         stages = write_stages(graph, images, variant, dialect)
         if features:
-            for number, stage in enumerate(stages, 1):
+            for name, stage, channels in zip(names, stages, variant.embed_dims, strict=True):
                 x = channels_first(graph, stage)
-                channels = variant.embed_dims[number - 1]
-                graph.output(x.value, f"stage{number}", channels, x.height, x.width)
+                graph.output(x.value, name, channels, x.height, x.width)
             return
         with graph.scope("head"):
-            pooled = _pool(graph, stages[-1], dialect.block_epsilon)
+            found = _pool(graph, stages[-1], dialect.block_epsilon)
             classes = checkpoint.stated["num_classes"]
-            if not classes:
-                graph.output(pooled, "features", variant.embed_dims[-1])
-                return
-            graph.output(linear(graph, pooled, "head"), "logits", classes)
+            if classes:
+                found = linear(graph, found, "head")
+            graph.output(found, names[0], classes or variant.embed_dims[-1])
 
 
 def _pool(graph: Graph, x: Map, epsilon: float) -> str:

@@ -21,7 +21,7 @@ from mindtwins.config import InferConfig
 from mindtwins.conversion.kinds import identified
 from mindtwins.errors import UserError
 from mindtwins.execution import use_device
-from mindtwins.export.check import TOLERATED, Comparison, format_table
+from mindtwins.export.check import Comparison, format_table
 from mindtwins.export.order import Order
 from mindtwins.files import atomic_write, check_outputs, replaced_file
 from mindtwins.models.twins import MINIMUM_SIZE
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
         features_only=args.features_only,
         image_size=args.image_size,
         batch_size=args.batch_size,
+        device_target=args.device_target,
     )
     # Beside its place until it is proven, so that a failure leaves what was there before.
     with replaced_file(args.file_name) as written:
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
         if failed:
             raise UserError(
                 f"{args.file_name} was not written: it differs from the live model by more than"
-                f" rounding ({TOLERATED:g} of the standard deviation) in {len(failed)} of"
+                f" rounding ({order.kind.tolerated:g} of the standard deviation) in {len(failed)} of"
                 f" {len(rows)} rows"
             )
     print(f"wrote {args.file_name} ({args.file_name.stat().st_size / 1e6:.1f} MB)")
@@ -61,7 +62,11 @@ def _exporter(path: Path) -> Export:
     """What writes files of a name's suffix; its packages are imported here."""
     if path.suffix == ".onnx":
         return _import_onnx()
-    raise UserError(f"{path}: the name of an export has to end in .onnx")
+    if path.suffix == ".mindir":
+        from mindtwins.export.to_mindir import export_mindir
+
+        return export_mindir
+    raise UserError(f"{path}: the name of an export has to end in .onnx or .mindir")
 
 
 def _import_onnx() -> Export:
@@ -94,9 +99,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--ckpt_path", type=Path, required=True, help="source: .ckpt or .safetensors"
     )
-    parser.add_argument(
-        "--file_name", type=Path, required=True, help="target: .onnx; the suffix decides"
-    )
+    parser.add_argument("--file_name", type=Path, required=True, help="target: .onnx or .mindir")
     parser.add_argument(
         "--features_only",
         action="store_true",
@@ -111,6 +114,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--batch_size",
         type=_at_least(1),
         help="take batches of this many images only; default: any",
+    )
+    parser.add_argument(
+        "--device_target",
+        choices=("CPU", "GPU", "Ascend"),
+        default="CPU",
+        help="MindIR: the device that the file is for; it is exported and compared on this CPU",
     )
     parser.add_argument("--report", type=Path, help="write the comparison to this JSON file")
     return parser.parse(argv)

@@ -145,7 +145,7 @@ class Length:
     It is computed with as numbers are; `//` is for what is not negative.
     """
 
-    graph: Graph
+    graph: Graph = field(compare=False, repr=False)
     value: int | str
 
     @property

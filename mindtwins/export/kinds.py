@@ -14,7 +14,15 @@ from mindtwins.models.twins import Dialect
 
 
 class ExportKind(Protocol):
-    """One kind of model, whose checkpoints state variant and architecture."""
+    """One kind of model, whose checkpoints state variant and architecture.
+
+    Attributes:
+        tolerated: the largest difference between an exact export and the live model, in standard
+            deviations of the output: a few times the rounding of float32.
+    """
+
+    @property
+    def tolerated(self) -> float: ...
 
     def create(self, checkpoint: Checkpoint, features_only: bool) -> nn.Cell:
         """The live model, with its weights: all of it, or the maps of its backbone alone.
@@ -22,6 +30,9 @@ class ExportKind(Protocol):
         Raises:
             UserError: there is no such model in the checkpoint.
         """
+
+    def outputs(self, checkpoint: Checkpoint, features_only: bool) -> list[str]:
+        """What its outputs are called."""
 
     def write(
         self, graph: Graph, images: Map, checkpoint: Checkpoint, dialect: Dialect, features: bool

@@ -40,7 +40,7 @@ def export_onnx(order: Order, path: Path) -> list[Comparison]:
     content, names = write_onnx(order, model.dialect)
     path.write_bytes(content)
     cases = order.cases(model)
-    rows = compare("onnxruntime", OnnxModel(path).run, cases, names)
+    rows = compare("onnxruntime", OnnxModel(path).run, cases, names, order.kind.tolerated)
     if (run := run_openvino(content)) is not None:
-        rows += compare("OpenVINO", run, cases, names)
+        rows += compare("OpenVINO", run, cases, names, order.kind.tolerated)
     return rows

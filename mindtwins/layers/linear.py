@@ -40,11 +40,16 @@ class Dense(nn.Dense):
     def product(self, x: Tensor) -> Tensor:
         """(..., in) -> x W^T, (tokens, out)."""
         tokens = ops.reshape(x, (-1, self.in_channels))
-        few = tokens.shape[0] in _FEW_TOKENS and self.in_channels < _FEW_CHANNELS
-        if self.formulation != "native" and few:
+        if self.formulation != "native" and self.are_few(tokens.shape[0]):
             rows = ops.expand_dims(self.matmul(self.weight, tokens), 0)
             return ops.reshape(swap_axes(rows), (-1, self.out_channels))
         return self.matmul(tokens, self.weight)
+
+    def are_few(self, tokens: int) -> bool:
+        """Whether to multiply the other way round; never where their number is yet unknown."""
+        if not ops.isconstant(tokens):  # of a graph for any shape, which must not ask for it
+            return False
+        return tokens in _FEW_TOKENS and self.in_channels < _FEW_CHANNELS
 
     def arrange(self, out: Tensor, x: Tensor) -> Tensor:
         """(tokens, out) -> (..., out), as the tokens of x are arranged."""

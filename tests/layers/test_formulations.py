@@ -97,6 +97,18 @@ def test_dense_for_few_rows_and_many(formulation, rows, channels):
     check(layer, reference, tokens(rows, channels) / np.float32(4 * channels**0.5))
 
 
+def test_linear_layer_in_a_graph_for_any_number_of_tokens():
+    """Which of its products it takes depends on that number where it is known."""
+    rng = np.random.default_rng(0)
+    with layers.use_formulation("matmul"):
+        layer = layers.Dense(24, 10)
+    layer.set_inputs(Tensor(shape=[None, 24], dtype=ms.float32))
+    weight, bias = layer.weight.asnumpy(), layer.bias.asnumpy()
+    for rows in (3, 16, 97, 200):
+        x = rng.normal(size=(rows, 24)).astype(np.float32)
+        np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), x @ weight.T + bias, atol=1e-6)
+
+
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_gelu_far_out(formulation):
     """Saturation, and nothing swallowed: what is not a number stays so."""
