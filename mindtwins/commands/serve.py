@@ -13,17 +13,21 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mindtwins.config import ServeConfig, parse_config
 from mindtwins.data.decode import limit_pixels
 from mindtwins.errors import UserError
-from mindtwins.execution import use_device
+from mindtwins.execution import Model, use_device
 from mindtwins.serving.batching import Batcher, batch_sizes
 from mindtwins.serving.service import Compiled, Prepared, Service
 from mindtwins.tasks import SERVICES, create_task, exported_task
 from mindtwins.training.distributed import World
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 Compute = Callable[[Sequence[Prepared]], list[np.ndarray]]
 
@@ -34,33 +38,53 @@ def main(argv: list[str]) -> None:
         raise UserError(
             "ckpt_path is missing: say which model with --ckpt_path, or --onnx_path for an export"
         )
-    app, metrics, server = import_serving()
+    _, _, server = import_serving()
+    listener = server.listen(config.host, config.port)
+    application, batcher, model = create_application(config)
+    server.serve(
+        application, listener, batcher.started, f"{model} is ready at {server.url_of(listener)}"
+    )
+
+
+def create_application(config: ServeConfig) -> tuple[FastAPI, Batcher[Prepared, np.ndarray], str]:
+    """The web application of a configuration, what computes for it, and the model's name.
+
+    The checkpoint or export is read here; a model is built and compiled by the batcher's thread.
+
+    Raises:
+        UserError: a package is missing, or the model's file does not fit.
+    """
+    app, metrics, _ = import_serving()
     limit_pixels(config.max_pixels)
-    task, exported = exported_task(config) if config.onnx_path else (create_task(config), None)
+    exported: Model | None = None
+    if config.onnx_path:
+        task, exported = exported_task(config)
+    else:
+        task = create_task(config)
     service = SERVICES[task.config.task](task)
-    # Where pictures have various shapes, the batches of a compiled model would be compiled for each
-    # shape and each size.
-    is_alone = service.example() is None and exported is None
-    counted = metrics.Metrics()
+    numbers = metrics.Metrics()
 
     def start() -> Compute:
         """Build and compile, in the thread that computes from then on."""
         use_device(config.device_target, config.allow_tf32)
-        model = exported or task.build_model(World())[0]
+        model = exported if exported is not None else task.build_model(World())[0]
         compute = partial(service.compute, Compiled(model))
         warm_up(service, compute, config.max_batch)
         return compute
 
+    # Where pictures have various shapes, a graph would be compiled for each shape and each size of
+    # a batch.
+    is_alone = exported is None and service.example() is None
     batcher: Batcher[Prepared, np.ndarray] = Batcher(
         start,
         max_batch=1 if is_alone else config.max_batch,
         max_wait=config.max_wait_ms / 1000,
-        observe=counted.batch_size.observe,
+        observe=numbers.batch_size.observe,
     )
     application = app.create_app(
         service,
         batcher,
-        counted,
+        numbers,
         app.Limits(
             config.max_queue, int(config.max_upload_mb * 1e6), config.max_pixels, config.timeout_s
         ),
@@ -68,9 +92,7 @@ def main(argv: list[str]) -> None:
         workers=min(config.num_parallel_workers, os.cpu_count() or 1),
         exif_orientation=task.config.exif_orientation,
     )
-    listener = server.listen(config.host, config.port)
-    ready = f"{task.config.model} is ready at {server.url_of(listener)}"
-    server.serve(application, listener, batcher.started, ready)
+    return application, batcher, task.config.model
 
 
 def import_serving() -> tuple[ModuleType, ModuleType, ModuleType]:

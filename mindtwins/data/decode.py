@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -111,8 +112,12 @@ def swaps_sides(path: str) -> bool:
 
 
 def limit_pixels(max_pixels: int) -> None:
-    """Refuse larger pictures from now on: Pillow's own limit, which is half of what it refuses."""
+    """Refuse larger pictures from now on: Pillow's own limit, which is half of what it refuses.
+
+    What is above that half is allowed, so it is no reason for a warning.
+    """
     Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def describe_damage(error: Exception) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,7 +27,13 @@ from mindtwins.serving.uploads import FIELD, ClientGone, Refusal, decode, read_p
 
 Found = TypeVar("Found")
 
-RETRY_AFTER_SECONDS = 1
+logger = logging.getLogger("mindtwins.serving")
+
+# What goes with a status.
+HEADERS = {
+    503: {"Retry-After": "1"},  # seconds
+    413: {"Connection": "close"},  # or the rest of the request would be read
+}
 # What an answer is counted as that nobody waited for; nginx's number.
 CLIENT_GONE = 499
 READ = ["GET", "HEAD"]
@@ -106,17 +113,11 @@ def create_app(
     @app.post("/predict", openapi_extra=REQUEST_BODY)
     async def predict(request: Request, output: str = "json") -> Response:
         """What the model finds in the picture that is the body, or the form's field `image`."""
-        begun, status = time.perf_counter(), 500
-        try:
-            response = await _admitted(request, output)
-            status = response.status_code
-            return response
-        except ClientGone:
-            status = CLIENT_GONE
-            return Response(status_code=CLIENT_GONE)  # which nobody gets
-        finally:
-            metrics.requests.labels(status).inc()
-            metrics.seconds.observe(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        response = await _admitted(request, output)
+        metrics.requests.labels(response.status_code).inc()
+        metrics.seconds.observe(time.perf_counter() - begun)
+        return response
 
     async def _admitted(request: Request, output: str) -> Response:
         """The answer to a request, or why it gets none."""
@@ -130,10 +131,15 @@ def create_app(
                 return await asyncio.wait_for(_answered(request, output), limits.seconds)
         except Refusal as refusal:
             return _error(refusal.status, refusal.message)
+        except ClientGone:
+            return Response(status_code=CLIENT_GONE)  # which nobody gets
         except (QueueFull, Stopped):
             return _error(503, f"{limits.queue} requests wait already")
         except asyncio.TimeoutError:
             return _error(504, f"there was no answer within {limits.seconds:g} seconds")
+        except Exception:  # a mistake of ours; uvicorn would close the connection over it
+            logger.exception("a prediction failed")
+            return _error(500, "the server failed, as its log describes")
 
     async def _answered(request: Request, output: str) -> Response:
         content = await read_picture_file(request, limits.upload)
@@ -190,17 +196,11 @@ def create_app(
         refused = f"{path} takes no {request.method}" if error.status_code == 405 else f"no {path}"
         return _error(error.status_code, f"{refused}: POST a picture to /predict", error.headers)
 
-    @app.exception_handler(500)
-    async def broken(request: Request, error: Exception) -> Response:
-        return _error(500, "the server failed, which its log describes")
-
     return app
 
 
-def _error(status: int, message: str, headers: Any = None) -> Response:
-    headers = dict(headers or {})
-    if status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    headers = {**(headers or {}), **HEADERS.get(status, {})}
     return JSONResponse({"error": message}, status, headers)
 
 
