@@ -27,7 +27,7 @@ from PIL import Image
 
 import demo
 import mindtwins
-from mindtwins.config import InferConfig, TrainConfig, ValidateConfig, parse_config
+from mindtwins.config import InferConfig, ServeConfig, TrainConfig, ValidateConfig, parse_config
 from mindtwins.models.complexity import count
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomize
@@ -35,7 +35,12 @@ from mindtwins.reference.weights import randomize
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("python", "make", "mpirun", "msrun", "pip", "taskset")
-CONFIGS = {"train.py": TrainConfig, "validate.py": ValidateConfig, "infer.py": InferConfig}
+CONFIGS = {
+    "train.py": TrainConfig,
+    "validate.py": ValidateConfig,
+    "infer.py": InferConfig,
+    "serve.py": ServeConfig,
+}
 TOP_FOLDERS = ("mindtwins/", "tests/", "configs/", "docs/", "benchmarks/", "convert/")
 
 
@@ -180,6 +185,9 @@ MSRUN = (
     "::test_killed_rank_ends_the_job_with_its_number_and_a_checkpoint"
 )
 A_RUN = "tests/test_cli_train.py::test_validate_gives_the_last_evaluations_numbers"
+SERVED = "tests/serving/test_command.py::test_what_is_accepted_is_answered_at_the_end"
+ASKED = "tests/serving/test_app.py"
+UNDER_LOAD = "tests/serving/test_load.py::test_load"
 ON_GPU = "tests/benchmarks/test_commands.py::test_all_of_it_on_a_cpu"
 TRAIN = "train.py --config configs/svt_s_gpu.yaml --data_dir /imagenet"
 COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
@@ -254,6 +262,20 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python infer.py --ckpt_path upernet_svt_small.ckpt --images photographs/"
     " --output_dir segmented": [Runs("--resize_scale 64,48", tier="slow")],
     "python demo.py --pt_path alt_gvt_small.pth": [Runs(tier="endurance")],
+    # Serving
+    'pip install -e ".[serve]"': [NotRun("the Makefile installs all extras")],
+    "python serve.py --ckpt_path svt_small.ckpt": [RunsIn(UNDER_LOAD)],
+    "python serve.py --onnx_path svt_small.onnx --port 8080": [RunsIn(SERVED)],
+    "curl --data-binary @photograph.jpg http://127.0.0.1:8000/predict": [
+        RunsIn(f"{ASKED}::test_a_picture_as_body_and_in_a_form")
+    ],
+    "curl -F image=@photograph.jpg http://127.0.0.1:8000/predict": [
+        RunsIn(f"{ASKED}::test_a_picture_as_body_and_in_a_form")
+    ],
+    "curl --data-binary @photograph.jpg -o overlay.png"
+    ' "http://127.0.0.1:8000/predict?output=overlay"': [
+        RunsIn(f"{ASKED}::test_pictures_of_an_answer")
+    ],
     # Benchmarks
     "python -m benchmarks.parity": [Runs("--quick", tier="endurance")],
     "python -m benchmarks.step_parity": [Runs("--quick", tier="endurance")],

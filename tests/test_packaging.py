@@ -49,7 +49,7 @@ def distribution(wheel: zipfile.ZipFile) -> PathDistribution:
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile):
     files = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert files == {*SOURCES, "mindtwins/py.typed"}
+    assert files == {*SOURCES, "mindtwins/py.typed", "mindtwins/serving/page.html"}
 
 
 def test_the_wheel_brings_its_license(wheel: zipfile.ZipFile, distribution: PathDistribution):
@@ -74,7 +74,9 @@ def test_what_the_package_imports_is_required(distribution: PathDistribution):
         for module in _imports(path) - sys.stdlib_module_names - {"mindtwins"}
         for name in providers[module]
     }
-    environments = [{"extra": extra} for extra in ("convert", "demo", "tensorboard")]
+    environments = [
+        {"extra": extra} for extra in ("convert", "demo", "export", "serve", "tensorboard")
+    ]
     required = {
         canonicalize_name(requirement.name)
         for requirement in map(Requirement, distribution.requires or ())
