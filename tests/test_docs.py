@@ -171,6 +171,7 @@ LAUNCHERS_FLAGS = {
     *("--master_addr", "--master_port", "--node_rank"),
     *("--allow-run-as-root", "--oversubscribe", "--bind-to"),
 }
+CURLS_FLAGS = {"--data-binary"}
 TINY = "--device_target CPU --model svt_tiny --num_classes 2 --image_size 64 --batch_size 2"
 TINY_UPERNET = "--device_target CPU --model upernet_svt_tiny --resize_scale 64,64"
 TINY_FPN = "--device_target CPU --model fpn_svt_tiny --image_size 64 --resize_scale 64,64"
@@ -266,6 +267,7 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     'pip install -e ".[serve]"': [NotRun("the Makefile installs all extras")],
     "python serve.py --ckpt_path svt_small.ckpt": [RunsIn(UNDER_LOAD)],
     "python serve.py --onnx_path svt_small.onnx --port 8080": [RunsIn(SERVED)],
+    "python -m pytest -m endurance -s tests/serving/test_load.py": [RunsIn(UNDER_LOAD)],
     "curl --data-binary @photograph.jpg http://127.0.0.1:8000/predict": [
         RunsIn(f"{ASKED}::test_a_picture_as_body_and_in_a_form")
     ],
@@ -398,7 +400,7 @@ def test_every_flag_exists():
     sources.append(ROOT / "mindtwins/config/parsing.py")
     known = {flag for path in sources for flag in re.findall(r'"(--\w+)"', path.read_text())}
     known |= {f"--{item.name}" for config in CONFIGS.values() for item in fields(config)}
-    known |= {"--help", *LAUNCHERS_FLAGS}
+    known |= {"--help", *LAUNCHERS_FLAGS, *CURLS_FLAGS}
     for page in PAGES:
         code = [*inline_code(page), *blocks(page, "bash")]
         named = {flag for text in code for flag in re.findall(r"(?<![\w-])--\w[\w-]*", text)}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mindtwins.config import ServeConfig, parse_config
+from mindtwins.console import tell
 from mindtwins.data.decode import limit_pixels
 from mindtwins.errors import UserError
 from mindtwins.execution import Model, use_device
@@ -72,9 +73,13 @@ def create_application(config: ServeConfig) -> tuple[FastAPI, Batcher[Prepared, 
         warm_up(service, compute, config.max_batch)
         return compute
 
-    # Where pictures have various shapes, a graph would be compiled for each shape and each size of
-    # a batch.
+    # Else a graph would be compiled for each shape and each size of a batch.
     is_alone = exported is None and service.example() is None
+    if is_alone:
+        tell(
+            "the first picture of each shape waits for a compilation; a file of export.py, given"
+            " with --onnx_path, needs none"
+        )
     batcher: Batcher[Prepared, np.ndarray] = Batcher(
         start,
         max_batch=1 if is_alone else config.max_batch,

@@ -82,7 +82,7 @@ def test_a_classifier(running, models, crops, tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", BOTH)
-def test_a_segmentor(running, models, crops, tmp_path, suffix):
+def test_a_segmentor(running, models, crops, tmp_path, suffix, told):
     crops = crops[: 2 if suffix == "ckpt" else 8]
     with served(running, models, "segmentor", suffix) as client:
         with ThreadPoolExecutor(8) as pool:
@@ -91,6 +91,7 @@ def test_a_segmentor(running, models, crops, tmp_path, suffix):
         labels = client.post("/predict?output=labels", content=contents[0]).content
         overlay = client.post("/predict?output=overlay", content=contents[0]).content
         refused = client.post("/predict", content=png(Image.new("RGB", (400, 20))))
+    assert any("waits for a compilation" in line for line in told()) == (suffix == "ckpt")
     assert refused.status_code == 422 and "400 x 20 pixels" in refused.json()["error"]
     expected = inferred(models, "segmentor", suffix, tmp_path, *crops)
     for path, answer, found in zip(crops, answers, expected, strict=True):

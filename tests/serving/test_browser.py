@@ -164,12 +164,17 @@ def test_a_name_is_never_code(browser, classifier, pictures):
 
 
 def test_an_overlay(browser, models, pictures, tmp_path):
-    with started(tmp_path, "--onnx_path", models / "segmentor.onnx") as server:
+    """Of classes with numbers for names, which have an order of their own in JavaScript."""
+    (tmp_path / "names.txt").write_text("tree\n" + "".join(f"{i}\n" for i in range(10)))
+    words = ("--onnx_path", models / "segmentor.onnx", "--class_names", tmp_path / "names.txt")
+    with started(tmp_path, *words) as server:
         browser.get(server.url)
         choose(browser, pictures / "flower.png")
         status(browser, "flower.png: ")
         assert is_loaded(browser)
         check_rows(browser, server.url, pictures / "flower.png")
+        names = [name for name, *_ in expected_rows(server.url, pictures / "flower.png")]
+        assert names != sorted(names)
         picture = browser.find_element(By.ID, "picture")
         assert picture.get_attribute("alt") == "the classes over flower.png"
         # The legend is on its right.
