@@ -11,9 +11,12 @@ from fastapi import FastAPI
 
 from mindtwins.errors import UserError
 
+# Connections that wait to be accepted.
+BACKLOG = 2048
+
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound to an address of this machine.
+    """A socket that listens at an address of this machine: who comes now is answered later.
 
     Args:
         port: 0 for any that is free.
@@ -31,6 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

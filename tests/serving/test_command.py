@@ -48,7 +48,6 @@ def test_mistakes(words, message, models):
 
 def test_a_port_in_use(models):
     with listen("127.0.0.1", 0) as taken:
-        taken.listen()
         port = taken.getsockname()[1]
         message = f"port {port} of 127.0.0.1 is in use: stop what listens there, or give another"
         with pytest.raises(UserError, match=message):
@@ -58,7 +57,6 @@ def test_a_port_in_use(models):
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::1"])
 def test_addresses(host):
     with listen(host, 0) as listener:
-        listener.listen()
         url = url_of(listener)
         port = listener.getsockname()[1]
         shown = {"localhost": "127.0.0.1", "::1": "[::1]"}.get(host, host)
