@@ -88,6 +88,11 @@ def exported_task(config: ValidateConfig | PredictConfig) -> tuple[Task, OnnxMod
             f"{model.path} gives {', '.join(outputs)}, not logits: export it with its head, without"
             " --features_only"
         )
+    if model.takes_pictures:
+        raise UserError(
+            f"{model.path} prepares pictures itself, and so do the scripts: export it without"
+            " --preprocess"
+        )
     check_usable(described)
     asked = task.config
     name = KINDS[asked.task].resolve(asked.model)

@@ -292,6 +292,34 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python -m benchmarks.speed --parts memory --models svt_small"
     " --cases training,512,7 training,512,8": [Runs("--quick", tier="endurance")],
     "python -m benchmarks.gpu": [RunsIn(ON_GPU)],
+    # Exports
+    "python export.py --ckpt_path svt_small.ckpt --file_name svt_small.onnx": [
+        Runs("--image_size 64", tier="slow")
+    ],
+    "python export.py --ckpt_path svt_small.ckpt --file_name svt_small.mindir": [
+        Runs("--image_size 64 --batch_size 1", tier="slow")
+    ],
+    "python export.py --ckpt_path svt_small.ckpt --file_name pictures.onnx --preprocess": [
+        RunsIn("tests/export/test_preprocess.py::test_the_command_tells_how_many_differ")
+    ],
+    "python export.py --ckpt_path svt_small.ckpt --file_name svt_small_int8.onnx"
+    " --precision int8": [
+        RunsIn("tests/export/test_precision.py::test_int8_is_as_far_off_as_it_says")
+    ],
+    "python export.py --ckpt_path svt_small.ckpt --file_name svt_small_bf16.onnx"
+    " --precision bf16": [
+        RunsIn("tests/export/test_precision.py::test_bf16_is_a_float32_file_for_openvino")
+    ],
+    "python validate.py --onnx_path svt_small.onnx --data_dir /imagenet": [
+        RunsIn("tests/test_export.py::test_the_exported_file_has_the_checkpoint_s_accuracy")
+    ],
+    "python infer.py --onnx_path svt_small.onnx --images photographs/": [
+        RunsIn("tests/test_export.py::test_the_exported_file_predicts_what_the_checkpoint_does")
+    ],
+    'pip install "onnx>=1.17,<2" "onnxruntime>=1.20" "numpy<2" scikit-learn': [
+        NotRun("the Makefile does the same")
+    ],
+    "pip install openvino": [NotRun("the Makefile does the same")],
     # MindSpore with CUDA
     "python3.11 -m venv .venv && . .venv/bin/activate": [NotRun("the Makefile does the same")],
     'pip install mindspore==2.10.0 -e ".[convert,demo]"': [NotRun("the Makefile does the same")],
@@ -330,7 +358,15 @@ def label_map(path: Path, classes: int) -> None:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scripts, small data, and checkpoints; what the docs call svt_small is svt_tiny here."""
     folder = tmp_path_factory.mktemp("desk")
-    for name in ("train.py", "validate.py", "infer.py", "demo.py", "convert", "configs"):
+    for name in (
+        "train.py",
+        "validate.py",
+        "infer.py",
+        "export.py",
+        "demo.py",
+        "convert",
+        "configs",
+    ):
         (folder / name).symlink_to(ROOT / name)
     photograph(folder / "photographs" / "china.jpg")
     for name, split, number in product(("imagenet", "images", "my_pets"), ("train", "val"), "0123"):

@@ -75,7 +75,8 @@ def test_what_the_package_imports_is_required(distribution: PathDistribution):
         for name in providers[module]
     }
     environments = [
-        {"extra": extra} for extra in ("convert", "demo", "export", "serve", "tensorboard")
+        {"extra": extra}
+        for extra in ("convert", "demo", "export", "openvino", "serve", "tensorboard")
     ]
     required = {
         canonicalize_name(requirement.name)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from mindspore import nn
 
 from mindtwins.checkpoint import Checkpoint
+from mindtwins.classification.export_preprocessing import write_preprocessing
 from mindtwins.classification.kind import ClassifierKind
 from mindtwins.export.backbone import write_stages
 from mindtwins.export.graph import Graph
@@ -33,6 +37,14 @@ class ClassifierExport:
         if features_only:
             return [f"stage{number}" for number in (1, 2, 3, 4)]
         return ["logits" if checkpoint.stated["num_classes"] else "features"]
+
+    def fixed_in_mindir(self, checkpoint: Checkpoint, dialect: Dialect) -> tuple[str, ...]:
+        has_windows = VARIANTS[checkpoint.stated["variant"]].family == "svt"
+        # The mask is a constant of the graph; and whether a size is refused is decided before it.
+        return ("image_size",) if has_windows and dialect.window_padding != "zeros" else ()
+
+    def prepare(self, graph: Graph, preprocessing: Mapping[str, Any]) -> Map:
+        return write_preprocessing(graph, preprocessing)
 
     def write(
         self, graph: Graph, images: Map, checkpoint: Checkpoint, dialect: Dialect, features: bool

@@ -32,7 +32,10 @@ def main(argv: list[str]) -> None:
     config = parse_config(InferConfig, argv, __doc__)
     rank = launch.begin(config.distribute, config.device_target)
     if not (config.ckpt_path or config.onnx_path):
-        raise UserError("ckpt_path is missing: say which checkpoint with --ckpt_path")
+        raise UserError(
+            "ckpt_path is missing: say which checkpoint with --ckpt_path, or which exported file"
+            " with --onnx_path"
+        )
     files = find_files(config.images)
     if rank == 0:
         outputs = {"--output_json": config.output_json, "--output_png": config.output_png}

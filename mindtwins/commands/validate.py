@@ -1,5 +1,6 @@
 """Evaluate a checkpoint: `python validate.py -c configs/svt_s_gpu.yaml --ckpt_path svt_small.ckpt`.
 
+Or what export.py made of one, run by onnxruntime: `--onnx_path svt_small.onnx`.
 --data_dir is a folder with the split (`val/`), or the ImageFolder itself; for segmentation a folder
 with the split below `images/` and `annotations/`. The same command after `mpirun -n 8` or as
 msrun's script shares the images among several devices, with the same result.
@@ -34,7 +35,10 @@ def main(argv: list[str]) -> None:
             print(task.summary())
         return
     if model is None and not config.ckpt_path:
-        raise UserError("ckpt_path is missing: say which weights to evaluate with --ckpt_path")
+        raise UserError(
+            "ckpt_path is missing: say which weights to evaluate with --ckpt_path, or which"
+            " exported file with --onnx_path"
+        )
     if rank == 0:
         check_outputs({"--output_json": config.output_json}, [config.ckpt_path or config.onnx_path])
     evaluate(config, task, model)

@@ -165,11 +165,15 @@ def _measure(found: np.ndarray, live: np.ndarray) -> tuple[float, float, float]:
 
 def format_table(rows: Sequence[Comparison]) -> str:
     """The comparisons as a text table."""
-    lines = [f"{'run by':<13}{'images':<20}{'output':<10}{'max abs / std':>14}{'same class':>12}"]
+    lines = [
+        f"{'run by':<13}{'images':<20}{'output':<10}{'max abs / std':>14}{'rms / std':>11}"
+        f"{'same class':>12}{'limit':>9}"
+    ]
     for row in rows:
         shape = " x ".join(map(str, row.shape))
-        same = f"{100 * row.same_class:.2f} %"
+        limit = "none" if row.tolerated is None else f"{row.tolerated:.0e}"
         lines.append(
-            f"{row.runtime:<13}{shape:<20}{row.output:<10}{row.deviation:>14.1e}{same:>12}"
+            f"{row.runtime:<13}{shape:<20}{row.output:<10}{row.deviation:>14.1e}"
+            f"{row.root_mean_square:>11.1e}{100 * row.same_class:>10.2f} %{limit:>9}"
         )
     return "\n".join(lines)

@@ -14,6 +14,9 @@ from mindtwins.export.onnx_model import EXPORT_VERSION
 from mindtwins.files import read_file
 from mindtwins.models.twins import MINIMUM_SIZE, Dialect
 
+_PICTURES = "0 to 255; resized, cropped and normalized in the file, as under preprocessing"
+_NORMALIZED = "(x / 255 - mean) / std, as under preprocessing"
+
 
 def describe(
     checkpoint: Checkpoint,
@@ -35,6 +38,7 @@ def describe(
     """
     stated = checkpoint.stated
     (images,) = inputs
+    takes_pictures = images.dtype == "uint8"
     return {
         "task": stated["task"],
         "variant": stated["variant"],
@@ -52,10 +56,10 @@ def describe(
                 "name": images.name,
                 "shape": list(images.shape),
                 "dtype": images.dtype,
-                "layout": "NCHW",
+                "layout": "NHWC" if takes_pictures else "NCHW",
                 "color": "RGB",
-                "values": "(x / 255 - mean) / std, as under preprocessing",
-                "minimum_size": MINIMUM_SIZE,
+                "values": _PICTURES if takes_pictures else _NORMALIZED,
+                "minimum_size": 1 if takes_pictures else MINIMUM_SIZE,
             },
             "outputs": list(outputs),
             "precision": {"name": "float32"},

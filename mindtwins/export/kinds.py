@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from mindspore import nn
 
@@ -33,6 +33,16 @@ class ExportKind(Protocol):
 
     def outputs(self, checkpoint: Checkpoint, features_only: bool) -> list[str]:
         """What its outputs are called."""
+
+    def fixed_in_mindir(self, checkpoint: Checkpoint, dialect: Dialect) -> tuple[str, ...]:
+        """Which of "image_size" and "batch_size" MindSpore has to know to export the model."""
+
+    def prepare(self, graph: Graph, preprocessing: Mapping[str, Any]) -> Map:
+        """The preprocessing as nodes, input included: one picture uint8 (1, H, W, 3) -> images.
+
+        Raises:
+            UserError: it cannot be in a file.
+        """
 
     def write(
         self, graph: Graph, images: Map, checkpoint: Checkpoint, dialect: Dialect, features: bool

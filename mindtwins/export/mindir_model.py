@@ -14,6 +14,7 @@ from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from mindtwins.errors import UserError
+from mindtwins.export.seal import check_seal
 from mindtwins.files import read_file
 
 # Of the metadata among what MindIR calls user info.
@@ -31,13 +32,16 @@ class MindirModel:
         metadata: all that the file says, as a checkpoint does; of the export itself under "export".
 
     Raises:
-        UserError: the file cannot be read, was not written by this project, names libraries to be
-            run, or is not for this version of MindSpore.
+        UserError: the file cannot be read, was not written by this project or is not as it was
+            written, names libraries to be run, or is not for this version of MindSpore.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        graph = _parse(self.path)
+        content = read_file(path)
+        check_seal(self.path, content)
+        graph = ModelProto()
+        graph.ParseFromString(content)
         self.metadata: dict[str, Any] = json.loads(graph.user_info[METADATA_KEY])
         for operator in _custom_operators(graph):
             raise UserError(
@@ -63,22 +67,6 @@ class MindirModel:
         """All outputs for images."""
         found = self._cell(Tensor(images))
         return [tensor.asnumpy() for tensor in (found if isinstance(found, tuple) else (found,))]
-
-
-def _parse(path: Path) -> ModelProto:
-    graph = ModelProto()
-    try:
-        graph.ParseFromString(read_file(path))
-        if METADATA_KEY in graph.user_info:
-            return graph
-    except UserError:
-        raise
-    except Exception:  # protobuf's own, of no common class
-        pass
-    raise UserError(
-        f"{path} was not exported by MindTwins, or was cut short: such files are made of a"
-        " checkpoint, by python export.py --ckpt_path CHECKPOINT --file_name model.mindir"
-    )
 
 
 def _custom_operators(model: ModelProto) -> Iterator[str]:

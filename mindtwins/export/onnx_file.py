@@ -6,7 +6,6 @@ SHA-256 of what stands before: a changed bit is found on loading.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mindtwins import __version__
 from mindtwins.errors import UserError
 from mindtwins.export.graph import Graph, Port
-from mindtwins.export.seal import SEAL_KEY, seal
+from mindtwins.export.seal import PLACE, SEAL_KEY, seal
 
 # The first with LayerNormalization, and the last that Ascend's converter is documented to read
 # (ONNX 1.12). Resampling as Pillow does it came one later.
@@ -79,7 +78,7 @@ def to_bytes(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> bytes:
         UserError: it is larger than ONNX can hold in one file.
     """
     texts = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
-    helper.set_model_props(model, {**texts, SEAL_KEY: "0" * len(hashlib.sha256().hexdigest())})
+    helper.set_model_props(model, {**texts, SEAL_KEY: PLACE})
     if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise UserError("the model is larger than the 2 GB that one ONNX file can hold")
     return seal(model.SerializeToString(deterministic=True))

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from mindtwins.errors import UserError
-from mindtwins.export.seal import SEAL_KEY, is_intact
+from mindtwins.export.seal import SEAL_KEY, check_seal
 from mindtwins.files import read_file
-from mindtwins.formats import identify
 
 # Of what is said of an export in its metadata, as "export" has it.
 EXPORT_VERSION = 1
@@ -22,6 +21,8 @@ EXPORT_VERSION = 1
 
 class OnnxModel:
     """A model that `export.py` wrote: images (N, C, H, W) float32 -> what the checkpoint's gives.
+
+    With `--preprocess` the images are pictures, uint8 (N, H, W, 3).
 
     Args:
         path: of the file.
@@ -41,9 +42,9 @@ class OnnxModel:
         onnxruntime = import_onnxruntime()
         self.path = Path(path)
         content = read_file(path)
-        _check_seal(self.path, content)
+        check_seal(self.path, content)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised
         try:
             self._session = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
@@ -69,6 +70,11 @@ class OnnxModel:
     def input_shape(self) -> tuple[int | str, ...]:
         """What the file takes; a text stands for what it leaves open."""
         return tuple(self._input.shape)
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether it prepares pictures itself: uint8 (1, H, W, 3), one at a time."""
+        return self.metadata["export"]["input"]["layout"] == "NHWC"
 
     def __call__(self, images: np.ndarray) -> np.ndarray | list[np.ndarray]:
         """Run the model; several outputs are a list, see `run`."""
@@ -117,10 +123,11 @@ class OnnxModel:
                 f"{self.path} takes {stated['dtype']} images of shape ({shape}), not"
                 f" {images.dtype} {images.shape}: export it for that size, or for any"
             )
-        if stated["layout"] == "NCHW" and min(images.shape[2:]) < stated["minimum_size"]:
+        sides = images.shape[1:3] if self.takes_pictures else images.shape[2:]
+        if min(sides) < stated["minimum_size"]:
             raise UserError(
                 f"{self.path} takes images of at least {stated['minimum_size']} pixels on each"
-                f" side, not {images.shape[2]} x {images.shape[3]}"
+                f" side, not {sides[0]} x {sides[1]}"
             )
 
 
@@ -138,23 +145,6 @@ def import_onnxruntime() -> ModuleType:
             ' pip install "onnxruntime>=1.20" "numpy<2"'
         ) from error
     return onnxruntime
-
-
-def _check_seal(path: Path, content: bytes) -> None:
-    key = SEAL_KEY.encode()
-    if key not in content:
-        with path.open("rb") as file:
-            form = identify(file)
-        seen = f" (it is {form.name})" if form is not None else ""
-        raise UserError(
-            f"{path} was not exported by MindTwins, or was cut short{seen}: such files are made of"
-            " a checkpoint, by python export.py --ckpt_path CHECKPOINT --file_name model.onnx"
-        )
-    if not is_intact(content):
-        raise UserError(
-            f"{path} is not what was exported: it is damaged, was cut short or was changed by"
-            " another program: export it again"
-        )
 
 
 def _first_line(error: Exception) -> str:

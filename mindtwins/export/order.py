@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,11 @@ class Order:
         kind: of its model.
         architecture: the arguments that build that.
         use: what is said of its use, see `mindtwins.training.recorded.describe_use`.
+        transform: from an RGB picture to its input, in Python.
         features_only: the maps of the backbone alone.
         image_size: side of the only images to take; None for any.
         batch_size: of the only batches to take; None for any.
+        preprocess: take whole pictures, one at a time, and prepare them in the file.
         precision: "float32", or the name of a recipe.
         device_target: for which device, where that makes a difference.
     """
@@ -33,9 +35,11 @@ class Order:
     kind: ExportKind
     architecture: Mapping[str, Any]
     use: Mapping[str, Any]
+    transform: Callable
     features_only: bool = False
     image_size: int | None = None
     batch_size: int | None = None
+    preprocess: bool = False
     precision: str = "float32"
     device_target: str = "CPU"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor
@@ -15,6 +17,7 @@ from mindtwins.export.description import describe
 from mindtwins.export.graph import Port
 from mindtwins.export.mindir_model import METADATA_KEY, MindirModel
 from mindtwins.export.order import Order
+from mindtwins.export.seal import PLACE, SEAL_KEY, seal
 from mindtwins.layers import use_formulation
 
 
@@ -26,12 +29,19 @@ def export_mindir(order: Order, path: Path) -> list[Comparison]:
     Raises:
         UserError: there is no such model, or MindSpore cannot export it for any shape.
     """
+    live = order.create()
+    fixed = order.kind.fixed_in_mindir(order.checkpoint, live.dialect)
+    missing = [f"--{name}" for name in fixed if getattr(order, name) is None]
+    if missing:
+        raise UserError(
+            f"MindSpore cannot export {order.checkpoint.stated['variant']} as it computes for any"
+            f" shape: give {' and '.join(missing)}"
+        )
     side = order.image_size
     port = Port(
         "images",
         (order.batch_size or "batch", order.channels, side or "height", side or "width"),
     )
-    live = order.create()
     cases = order.cases(live)
     names = order.kind.outputs(order.checkpoint, order.features_only)
     metadata = describe(
@@ -39,9 +49,6 @@ def export_mindir(order: Order, path: Path) -> list[Comparison]:
     )
     metadata["export"]["mindspore"] = ms.__version__
     metadata["export"]["device_target"] = order.device_target
-
-    def add_metadata(graph: ModelProto) -> None:
-        graph.user_info[METADATA_KEY] = json.dumps(metadata, sort_keys=True)
 
     shape = [axis if isinstance(axis, int) else None for axis in port.shape]
     try:
@@ -52,13 +59,24 @@ def export_mindir(order: Order, path: Path) -> list[Comparison]:
                 Tensor(shape=shape, dtype=ms.float32),
                 file_name=str(path),
                 file_format="MINDIR",
-                custom_func=add_metadata,
             )
+        _add_metadata(path, metadata)
         return compare("MindSpore", MindirModel(path).run, cases, names, order.kind.tolerated)
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, UserError) or None not in shape:
             raise
         raise UserError(
             f"MindSpore {ms.__version__} cannot export {order.checkpoint.stated['variant']} for"
-            " any size and batch: give the ones that it is for, with --image_size and --batch_size"
+            " any shape: give --image_size and --batch_size"
         ) from error
+
+
+def _add_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Append what is said of a model to its file, and the seal."""
+    texts = {METADATA_KEY: json.dumps(metadata, sort_keys=True), SEAL_KEY: PLACE}
+    content = path.read_bytes()
+    # A message goes on with what is appended to it.
+    for key, text in texts.items():
+        content += ModelProto(user_info={key: text}).SerializeToString()
+    path.unlink()  # MindSpore leaves it without the permission to write
+    path.write_bytes(seal(content))

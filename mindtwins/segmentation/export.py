@@ -5,8 +5,9 @@ Maps are (B, C, H, W) behind the backbone, as ONNX has convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from mindspore import nn
 
@@ -47,6 +48,16 @@ class SegmentorExport:
 
     def outputs(self, checkpoint: Checkpoint, features_only: bool) -> list[str]:
         return ["logits"]
+
+    def fixed_in_mindir(self, checkpoint: Checkpoint, dialect: Dialect) -> tuple[str, ...]:
+        # What resizes maps are constants of the graph, and their shapes are lost for any batch.
+        return ("image_size", "batch_size")
+
+    def prepare(self, graph: Graph, preprocessing: Mapping[str, Any]) -> Map:
+        raise UserError(
+            "--preprocess is for classifiers: a segmentor's pictures keep their shape, and its"
+            " logits are brought back to it"
+        )
 
     def write(
         self, graph: Graph, images: Map, checkpoint: Checkpoint, dialect: Dialect, features: bool

@@ -12,7 +12,8 @@ from mindtwins.checkpoint import save_checkpoint
 from mindtwins.commands import export
 from mindtwins.conversion.converter import from_torch
 from mindtwins.conversion.readers import read_source
-from mindtwins.export.to_onnx import write_onnx
+from mindtwins.export.onnx_file import to_bytes
+from mindtwins.export.to_onnx import build_onnx
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import amplify, randomize
 from mindtwins.tasks import KINDS
@@ -51,7 +52,7 @@ def write() -> Callable[..., None]:
 
     def write(checkpoint: Path, target: Path, **how) -> None:
         order = export.create_order(checkpoint, **how)
-        target.write_bytes(write_onnx(order, order.create().dialect)[0])
+        target.write_bytes(to_bytes(*build_onnx(order, order.create().dialect)))
 
     return write
 
@@ -63,8 +64,8 @@ def run_export() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny, run_export) -> Path:
-    """Its export. Tests must not change it."""
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny, write) -> Path:
+    """Its ONNX file. Tests must not change it."""
     path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
-    run_export("--ckpt_path", tiny[0], "--file_name", path)
+    write(tiny[0], path)
     return path

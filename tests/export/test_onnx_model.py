@@ -56,6 +56,13 @@ def test_images_that_it_does_not_take(images, message, tiny_onnx):
         OnnxModel(tiny_onnx)(images)
 
 
+def test_a_size_whose_windows_are_not_whole(tmp_path, save_classifier, write):
+    save_classifier(tmp_path / "x.ckpt", window_padding="none")
+    write(tmp_path / "x.ckpt", tmp_path / "x.onnx")
+    with pytest.raises(UserError, match=r"cannot compute images of shape \(1, 3, 200, 260\)"):
+        OnnxModel(tmp_path / "x.onnx")(photographs(200, 260))
+
+
 def others_onnx() -> bytes:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     graph = helper.make_graph(

@@ -20,6 +20,7 @@ from mindtwins.commands import validate
 from mindtwins.conversion.converter import from_torch
 from mindtwins.conversion.readers import read_source
 from mindtwins.errors import UserError
+from mindtwins.export.mindir_model import MindirModel
 from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.reference.weights import randomize
 from mindtwins.tasks import KINDS
@@ -90,11 +91,28 @@ def test_the_auxiliary_head_stays_out(tmp_path, save_segmentor, write):
     assert sides == ["batch", 5, 25, 25]
 
 
-def test_segmentors_have_no_features(tmp_path, save_segmentor, run_export):
+def test_what_is_not_for_segmentors(tmp_path, save_segmentor, run_export):
     save_segmentor(tmp_path / "x.ckpt", "fpn_svt_tiny")
     words = ("--ckpt_path", tmp_path / "x.ckpt", "--file_name", tmp_path / "x.onnx")
     with pytest.raises(UserError, match="is a segmentor, and --features_only is for classifiers"):
         run_export(*words, "--features_only")
+    with pytest.raises(UserError, match="--preprocess is for classifiers"):
+        run_export(*words, "--preprocess")
+    mindir = ("--ckpt_path", tmp_path / "x.ckpt", "--file_name", tmp_path / "x.mindir")
+    with pytest.raises(UserError, match="any shape: give --image_size and --batch_size"):
+        run_export(*mindir)
+
+
+@pytest.mark.slow
+def test_a_segmentor_as_mindir(tmp_path, save_segmentor, run_export):
+    reference = save_segmentor(tmp_path / "x.ckpt", "upernet_svt_tiny")
+    words = ("--ckpt_path", tmp_path / "x.ckpt", "--file_name", tmp_path / "x.mindir")
+    run_export(*words, "--image_size", 100, "--batch_size", 1)
+    x = photographs(100, 100)
+    with torch.no_grad():
+        expected = reference.stages(torch.from_numpy(x))["logits"]
+    (found,) = MindirModel(tmp_path / "x.mindir").run(x)
+    assert np.abs(found - expected.numpy()).max() / expected.std() < 1e-5
 
 
 @pytest.mark.slow

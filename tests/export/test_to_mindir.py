@@ -19,6 +19,7 @@ from parity import photographs
 
 from mindtwins.errors import UserError
 from mindtwins.export.mindir_model import MindirModel
+from mindtwins.export.seal import PLACE, SEAL_KEY, seal
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,40 +75,45 @@ def test_features_for_other_devices(tiny, tmp_path, run_export):
 
 
 @pytest.mark.slow
-def test_a_mask_needs_one_size(tmp_path, save_classifier, run_export):
-    save_classifier(tmp_path / "x.ckpt", window_padding="mask", patch_rounding="ceil")
+@pytest.mark.parametrize(("padding", "size"), [("mask", 100), ("none", 224)])
+def test_other_paddings_need_one_size(padding, size, tmp_path, save_classifier, run_export):
+    reference = save_classifier(tmp_path / "x.ckpt", window_padding=padding)
     words = ("--ckpt_path", tmp_path / "x.ckpt", "--file_name", tmp_path / "x.mindir")
-    with pytest.raises(UserError, match=r"cannot export svt_tiny for any size.*--image_size"):
+    with pytest.raises(UserError, match="svt_tiny as it computes for any shape: give --image_size"):
         run_export(*words)
     assert not list(tmp_path.glob("*.mindir"))
-    run_export(*words, "--image_size", 64, "--batch_size", 1)
-    assert (tmp_path / "x.mindir").exists()
+    run_export(*words, "--image_size", size)
+    x = photographs(size, size, 2)
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(x))
+    (found,) = MindirModel(tmp_path / "x.mindir").run(x)
+    assert np.abs(found - expected.numpy()).max() / expected.std() < 1e-5
 
 
-def with_custom(graph: ModelProto) -> None:
+def test_a_file_that_names_a_library(tiny_mindir, tmp_path):
+    """Sealed as ours are, which anybody can do."""
+    graph = ModelProto()
+    graph.ParseFromString(tiny_mindir.read_bytes())
     graph.graph.node[0].op_type = "Custom"
-
-
-def without_metadata(graph: ModelProto) -> None:
-    graph.user_info.clear()
+    del graph.user_info[SEAL_KEY]
+    place = ModelProto(user_info={SEAL_KEY: PLACE}).SerializeToString()
+    (tmp_path / "x.mindir").write_bytes(seal(graph.SerializeToString() + place))
+    with pytest.raises(UserError, match="runs a library which it names"):
+        MindirModel(tmp_path / "x.mindir")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(with_custom, "runs a library which it names"), (without_metadata, "was not exported by")],
+    [
+        (lambda content: b"\xff" * 99, "was not exported by MindTwins, or was cut short"),
+        (lambda content: content[: len(content) // 2], "was not exported by .*model.mindir"),
+        (lambda content: content[:-1], "is damaged, was cut short"),
+        (lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:], "damaged"),
+    ],
 )
 def test_files_that_are_refused(change, message, tiny_mindir, tmp_path):
-    graph = ModelProto()
-    graph.ParseFromString(tiny_mindir.read_bytes())
-    change(graph)
-    (tmp_path / "x.mindir").write_bytes(graph.SerializeToString())
+    (tmp_path / "x.mindir").write_bytes(change(tiny_mindir.read_bytes()))
     with pytest.raises(UserError, match=message):
-        MindirModel(tmp_path / "x.mindir")
-
-
-def test_a_file_that_is_none(tmp_path):
-    (tmp_path / "x.mindir").write_bytes(b"\xff" * 99)
-    with pytest.raises(UserError, match="was not exported by MindTwins, or was cut short"):
         MindirModel(tmp_path / "x.mindir")
 
 

@@ -15,7 +15,9 @@ from onnx import numpy_helper
 from parity import photographs
 
 import mindtwins
-from mindtwins.checkpoint import load_checkpoint
+from mindtwins.checkpoint import load_checkpoint, save_checkpoint
+from mindtwins.errors import UserError
+from mindtwins.export.onnx_model import OnnxModel
 
 # Far below what a wrong epsilon or a tanh GELU makes of amplified weights (6e-4 and more).
 TOLERANCE = 1e-5
@@ -93,6 +95,7 @@ def test_fixed_sizes(tiny, tmp_path, write):
     target = tmp_path / "fixed.onnx"
     write(checkpoint, target, image_size=96, batch_size=2)
     assert max(deviations(target, reference, ((2, 96, 96),))) < TOLERANCE
+    assert OnnxModel(target).metadata["preprocessing"]["image_size"] == 96
     model = onnx.load(target)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
@@ -147,8 +150,24 @@ def test_the_same_checkpoint_gives_the_same_bytes(tiny, tiny_onnx, tmp_path, wri
     assert (tmp_path / "again.onnx").read_bytes() == tiny_onnx.read_bytes()
 
 
-def test_other_channels_and_no_head(tmp_path, save_classifier, write):
+def test_other_channels(tmp_path, save_classifier, write):
     save_classifier(tmp_path / "x.ckpt", channels=4)
     write(tmp_path / "x.ckpt", tmp_path / "x.onnx")
     (image,) = onnxruntime.InferenceSession(tmp_path / "x.onnx").get_inputs()
     assert image.shape[1] == 4
+    with pytest.raises(UserError, match="model of 4 input channels, and --preprocess is for RGB"):
+        write(tmp_path / "x.ckpt", tmp_path / "x.onnx", preprocess=True)
+
+
+def test_a_classifier_without_a_head_gives_pooled_features(tiny, tmp_path, write):
+    checkpoint = load_checkpoint(tiny[0])
+    headless = {n: array for n, array in checkpoint.tensors.items() if not n.startswith("head.")}
+    save_checkpoint(tmp_path / "x.ckpt", headless, checkpoint.stated | {"num_classes": 0})
+    write(tmp_path / "x.ckpt", tmp_path / "x.onnx")
+    x = photographs(64, 96, 2)
+    with torch.no_grad():
+        stage = tiny[1].stages(torch.from_numpy(x))["stage4"].permute(0, 2, 3, 1)
+        expected = tiny[1].norm(stage).mean((1, 2)).numpy()
+    model = OnnxModel(tmp_path / "x.onnx")
+    np.testing.assert_allclose(model(x), expected, atol=1e-5)
+    assert model.metadata["export"]["outputs"] == ["features"]
