@@ -32,7 +32,9 @@ logger = logging.getLogger("mindtwins.serving")
 # What goes with a status.
 HEADERS = {
     503: {"Retry-After": "1"},  # seconds
-    413: {"Connection": "close"},  # or the rest of the request would be read
+    # Or the rest of the request would be read.
+    413: {"Connection": "close"},
+    504: {"Connection": "close"},
 }
 # What an answer is counted as that nobody waited for; nginx's number.
 CLIENT_GONE = 499

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 from concurrent.futures import Future
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from mindtwins.errors import UserError
+from mindtwins.errors import UserError, end_interrupted
 
 # Connections that wait to be accepted.
 BACKLOG = 2048
@@ -52,6 +53,18 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{shown}:{port}"
 
 
+class _Server(uvicorn.Server):
+    """As uvicorn's, but a second interrupt ends the process as that of any other command."""
+
+    _first_signal: int | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._first_signal is not None:
+            end_interrupted(self._first_signal)
+        self._first_signal = sig
+        super().handle_exit(sig, frame)
+
+
 def serve(app: FastAPI, listener: socket.socket, started: Future[None], ready: str) -> None:
     """Answer requests until an interrupt; those that are accepted by then are answered.
 
@@ -63,7 +76,7 @@ def serve(app: FastAPI, listener: socket.socket, started: Future[None], ready: s
         KeyboardInterrupt: the interrupt, as soon as all is answered.
         Exception: that of `started`.
     """
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on")
     )
 

@@ -19,7 +19,8 @@ from mindtwins.commands import export
 from mindtwins.config import InferConfig
 from mindtwins.conversion.converter import from_torch
 from mindtwins.conversion.readers import read_source
-from mindtwins.export.to_onnx import write_onnx
+from mindtwins.export.onnx_file import to_bytes
+from mindtwins.export.to_onnx import build_onnx
 from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomize
 from mindtwins.serving.server import listen, url_of
@@ -47,7 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(folder / "segmentor.ckpt", tensors, metadata)
     for name in ("classifier", "segmentor"):
         order = export.create_order(folder / f"{name}.ckpt")
-        content, _ = write_onnx(order, order.create().dialect)
+        content = to_bytes(*build_onnx(order, order.create().dialect))
         (folder / f"{name}.onnx").write_bytes(content)
     return folder
 

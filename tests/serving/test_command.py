@@ -107,3 +107,27 @@ def test_what_is_accepted_is_answered_at_the_end(models, tmp_path, number):
         assert server.errors.read_text() == "interrupted\n"
         with pytest.raises(httpx.ConnectError):
             httpx.get(server.url)
+
+
+@pytest.mark.slow
+def test_a_second_signal_waits_for_nothing(models, tmp_path):
+    picture = tmp_path / "x.png"
+    Image.effect_noise((80, 70), 50).save(picture)
+    words = ("--onnx_path", models / "classifier.onnx", "--max_wait_ms", 1000 * PATIENCE)
+    with started(tmp_path, *words) as server, ThreadPoolExecutor(1) as pool:
+        post = {"url": f"{server.url}/predict", "content": picture.read_bytes()}
+        waiting = pool.submit(httpx.post, **post, timeout=PATIENCE)
+        while "mindtwins_queue_depth 1.0" not in httpx.get(f"{server.url}/metrics").text:
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGTERM)
+        # It has heard of the first when it takes no more connections.
+        with pytest.raises(httpx.ConnectError):
+            while True:
+                httpx.get(f"{server.url}/healthz")
+        assert server.process.poll() is None
+        begun = time.monotonic()
+        assert server.stop(signal.SIGINT) == 128 + signal.SIGTERM
+        assert time.monotonic() - begun < PATIENCE / 2
+        assert server.errors.read_text() == "interrupted\n"
+        with pytest.raises(httpx.HTTPError):
+            waiting.result()
