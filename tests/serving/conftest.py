@@ -13,6 +13,7 @@ import pytest
 import torch
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image
 
 from mindtwins.checkpoint import save_checkpoint
 from mindtwins.commands import export
@@ -28,6 +29,12 @@ from mindtwins.tasks import KINDS, create_task
 from mindtwins.training.distributed import World
 
 NAMES = tuple("abcdefghij")
+
+
+@pytest.fixture(autouse=True)
+def same_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's limit of pixels ends with its test."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
 
 
 @pytest.fixture(scope="session")

@@ -69,9 +69,8 @@ def stub() -> Stub:
 
 
 @pytest.fixture
-def serve(stub: Stub, running: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable:
+def serve(stub: Stub, running: Callable) -> Callable:
     """Serve the stub within some limits."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # to be set back
 
     def serve(limits: Limits = LIMITS, start: Callable | None = None, **how):
         limit_pixels(limits.pixels)
