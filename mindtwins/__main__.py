@@ -29,6 +29,7 @@ COMMANDS = {
     "train": Command("train a model by a recipe", "train.py"),
     "validate": Command("evaluate a checkpoint", "validate.py"),
     "infer": Command("classify or segment images", "infer.py"),
+    "serve": Command("answer predictions over HTTP", "serve.py", errors.run_cli),
     "export": Command("checkpoint to ONNX or MindIR", "export.py", errors.run_cli),
     "convert": Command("PyTorch checkpoint to MindSpore", "convert/pt2ms.py", errors.run_cli),
     "convert-back": Command("MindSpore checkpoint to PyTorch", "convert/ms2pt.py", errors.run_cli),

@@ -12,8 +12,15 @@ from mindspore import nn
 from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint
 from mindtwins.classification.export import ClassifierExport
 from mindtwins.classification.kind import ClassifierKind
+from mindtwins.classification.service import ClassificationService
 from mindtwins.classification.task import Classification
-from mindtwins.config import PUBLISHED_WEIGHTS, Config, InferConfig, ValidateConfig
+from mindtwins.config import (
+    PUBLISHED_WEIGHTS,
+    Config,
+    InferConfig,
+    PredictConfig,
+    ValidateConfig,
+)
 from mindtwins.console import tell
 from mindtwins.conversion.kinds import Kinds, identified
 from mindtwins.distribution.launch import rank_0_first
@@ -25,8 +32,10 @@ from mindtwins.hub.pretrained import load_pretrained, published_repository
 from mindtwins.models import variants
 from mindtwins.segmentation.export import SegmentorExport
 from mindtwins.segmentation.kind import SegmentorKind
+from mindtwins.segmentation.service import SegmentationService
 from mindtwins.segmentation.task import Segmentation
 from mindtwins.segmentation.variants import create_segmentor, list_segmentors
+from mindtwins.serving.service import Services
 from mindtwins.training.recipe import asked_dialect, check_usable
 from mindtwins.training.recorded import states
 from mindtwins.training.task import Task
@@ -34,6 +43,7 @@ from mindtwins.training.task import Task
 __all__ = [
     "EXPORTS",
     "KINDS",
+    "SERVICES",
     "TASKS",
     "create_model",
     "create_segmentor",
@@ -53,6 +63,11 @@ TASKS: dict[str, type[Task]] = {
 KINDS: Kinds = {"classification": ClassifierKind(), "segmentation": SegmentorKind()}
 # What an export knows of them.
 EXPORTS: ExportKinds = {"classification": ClassifierExport(), "segmentation": SegmentorExport()}
+# What a server knows of them.
+SERVICES: Services = {
+    "classification": ClassificationService,
+    "segmentation": SegmentationService,
+}
 
 
 def create_task(config: Config) -> Task:
@@ -68,7 +83,7 @@ def create_task(config: Config) -> Task:
     return _task_of(config, _start(config))
 
 
-def exported_task(config: ValidateConfig | InferConfig) -> tuple[Task, OnnxModel]:
+def exported_task(config: ValidateConfig | PredictConfig) -> tuple[Task, OnnxModel]:
     """The task of a recipe and of the exported file that it names, and that file's model.
 
     Raises:

@@ -31,7 +31,7 @@ ORDER = (
     ("data", "distribution"),
     ("training",),
     ("reference",),
-    ("conversion", "export"),
+    ("conversion", "export", "serving"),
     ("hub",),
     tuple(TASKS),
     ("tasks",),
@@ -173,7 +173,7 @@ def test_tasks_have_the_same_shape():
         "loss.py",
         "transforms.py",
     }
-    needed |= {"metrics.py", "evaluator.py", "predict.py"}
+    needed |= {"metrics.py", "evaluator.py", "predict.py", "service.py"}
     for task in TASKS:
         assert needed <= {path.name for path in (PACKAGE / task).glob("*.py")}, task
     assert list(KINDS) == list(EXPORTS) == list(TASKS)

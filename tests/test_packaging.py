@@ -87,8 +87,8 @@ def test_the_source_distribution_holds_what_building_and_running_take(sdist: Pat
 def test_the_wheel_holds_the_package_with_its_recipes_and_nothing_else(wheel: zipfile.ZipFile):
     files = {name for name in wheel.namelist() if ".dist-info/" not in name}
     recipes = {f"mindtwins/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
-    data = {"mindtwins/py.typed", "mindtwins/classification/imagenet_classes.txt"}
-    assert files == {*SOURCES, *recipes, *data}
+    data = ("py.typed", "classification/imagenet_classes.txt", "serving/page.html")
+    assert files == {*SOURCES, *recipes, *(f"mindtwins/{name}" for name in data)}
 
 
 def test_one_wheel_serves_every_python(wheel_path: Path, distribution: PathDistribution):
@@ -119,7 +119,7 @@ def test_what_the_package_imports_is_required(distribution: PathDistribution):
         for module in _imports(path) - sys.stdlib_module_names - {"mindtwins"}
         for name in providers[module]
     }
-    extras = ("convert", "demo", "export", "hub", "openvino", "tensorboard")
+    extras = ("convert", "demo", "export", "hub", "openvino", "serve", "tensorboard")
     environments = [{"extra": extra} for extra in extras]
     required = {
         canonicalize_name(requirement.name)

@@ -50,31 +50,40 @@ def classify(
             transform(picture, out=images[len(waiting)])
             waiting.append(str(file))
             if len(waiting) == rows:
-                yield from _likeliest(inference, images, waiting, names, top_k)
+                yield from _predictions(inference, images, waiting, names, top_k)
                 waiting = []
     except UserError:  # an image after those that wait
-        yield from _likeliest(inference, images, waiting, names, top_k)
+        yield from _predictions(inference, images, waiting, names, top_k)
         raise
-    yield from _likeliest(inference, images, waiting, names, top_k)
+    yield from _predictions(inference, images, waiting, names, top_k)
 
 
-def _likeliest(
+def _predictions(
     model: Inference, images: np.ndarray, files: Sequence[str], names: Sequence[str], top_k: int
 ) -> Iterator[dict]:
     """The predictions of a batch, one for each file; rows without a file are padding."""
     if not files:
         return
-    batch = model(images).astype(np.float64)
-    for file, logits in zip(files, batch, strict=False):
-        probabilities = np.exp(logits - logits.max())
-        probabilities /= probabilities.sum()
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
-        yield {
-            "file": file,
-            "classes": best.tolist(),
-            "names": [names[i] for i in best],
-            "probabilities": probabilities[best].tolist(),
-        }
+    for file, logits in zip(files, model(images), strict=False):
+        yield {"file": file, **likeliest(logits, names, top_k)}
+
+
+def likeliest(logits: np.ndarray, names: Sequence[str], top_k: int) -> dict:
+    """The `classes`, `names` and `probabilities` of one image, the likeliest first.
+
+    Args:
+        logits: (classes,).
+        names: of the classes, by number.
+    """
+    logits = logits.astype(np.float64)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    return {
+        "classes": best.tolist(),
+        "names": [names[i] for i in best],
+        "probabilities": probabilities[best].tolist(),
+    }
 
 
 def describe(result: dict) -> str:

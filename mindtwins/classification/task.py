@@ -20,7 +20,7 @@ from mindtwins.classification.metrics import Metrics
 from mindtwins.classification.mixing import Mixing
 from mindtwins.classification.predict import classify, describe
 from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
-from mindtwins.config import Config, InferConfig
+from mindtwins.config import Config, PredictConfig
 from mindtwins.console import tell
 from mindtwins.data.decode import limit_pixels
 from mindtwins.data.digits import write_digits
@@ -267,7 +267,7 @@ class Classification:
 
     def predict(self, model: Model, files: Sequence[Path]) -> Iterator[dict]:
         """The likeliest classes of each image; see `mindtwins.classification.predict.classify`."""
-        config = cast(InferConfig, self.config)  # nothing but infer.py's recipe says `top_k`
+        config = cast(PredictConfig, self.config)  # no other recipe says `top_k`
         limit_pixels(config.max_pixels)
         return classify(
             model,

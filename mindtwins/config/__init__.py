@@ -4,6 +4,8 @@ from mindtwins.config.options import (
     PUBLISHED_WEIGHTS,
     Config,
     InferConfig,
+    PredictConfig,
+    ServeConfig,
     TrainConfig,
     ValidateConfig,
 )
@@ -13,6 +15,8 @@ __all__ = [
     "PUBLISHED_WEIGHTS",
     "Config",
     "InferConfig",
+    "PredictConfig",
+    "ServeConfig",
     "TrainConfig",
     "ValidateConfig",
     "as_begun",

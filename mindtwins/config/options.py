@@ -438,8 +438,8 @@ class ValidateSection(Section):
 
 
 @dataclass(frozen=True)
-class InferSection(Section):
-    """infer.py only"""
+class PredictSection(Section):
+    """infer.py and serve.py"""
 
     onnx_path: str = option(
         "",
@@ -447,16 +447,58 @@ class InferSection(Section):
         resume_safe=True,
         path=True,
     )
+    top_k: int = option(5, "how many classes to show for each image", at_least=1, resume_safe=True)
+
+
+@dataclass(frozen=True)
+class InferSection(Section):
+    """infer.py only"""
+
     images: tuple[str, ...] = option(
         (),
         "images, folders with all that lie in them, and patterns such as 'photos/*.jpg'",
         resume_safe=True,
         path=True,
     )
-    top_k: int = option(5, "how many classes to show for each image", at_least=1, resume_safe=True)
     output_json: str = option("", "also write the result to this file", resume_safe=True, path=True)
     output_png: str = option(
         "", "draw the images with their classes on one sheet", resume_safe=True, path=True
+    )
+
+
+@dataclass(frozen=True)
+class ServeSection(Section):
+    """serve.py only"""
+
+    host: str = option(
+        "127.0.0.1",
+        "address to listen at: this machine alone; 0.0.0.0 is every network that it is in",
+        resume_safe=True,
+    )
+    port: int = option(
+        8000,
+        "port to listen at; 0: any free one",
+        at_least=0,
+        at_most=65535,
+        resume_safe=True,
+    )
+    max_batch: int = option(
+        8, "most pictures that the model sees at once", at_least=1, resume_safe=True
+    )
+    max_wait_ms: float = option(
+        5.0,
+        "milliseconds that a picture waits for others to be computed with it",
+        at_least=0,
+        resume_safe=True,
+    )
+    max_queue: int = option(
+        128, "requests without an answer; more are refused", at_least=1, resume_safe=True
+    )
+    max_upload_mb: float = option(
+        20.0, "megabytes of a request; larger ones are refused", above=0, resume_safe=True
+    )
+    timeout_s: float = option(
+        60.0, "seconds until a request without an answer is given up", above=0, resume_safe=True
     )
 
 
@@ -552,5 +594,20 @@ class ValidateConfig(ValidateSection, Config):
 
 
 @dataclass(frozen=True)
-class InferConfig(InferSection, Config):
+class PredictConfig(PredictSection, Config):
+    """What all scripts take that predict."""
+
+
+@dataclass(frozen=True)
+class InferConfig(InferSection, PredictConfig):
     """What infer.py takes."""
+
+
+@dataclass(frozen=True)
+class ServeConfig(ServeSection, PredictConfig):
+    """What serve.py takes."""
+
+    # Pictures come from anybody, and several are decoded at once.
+    max_pixels: int = option(
+        50_000_000, "pictures of more pixels are refused", at_least=1, resume_safe=True
+    )

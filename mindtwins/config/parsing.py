@@ -34,7 +34,7 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
     does `pretrained` of a recipe, which says what a training starts with, but not as a flag.
 
     Args:
-        cls: TrainConfig, ValidateConfig or InferConfig.
+        cls: TrainConfig, ValidateConfig, InferConfig or ServeConfig.
         argv: arguments without the program's name.
         description: first lines of `--help`.
 
@@ -192,7 +192,8 @@ def _parser(cls: type[Config], description: str) -> Parser:
     types = get_type_hints(cls)
     for section in sections(cls):
         group = parser.add_argument_group(section.__doc__)
-        for item in fields(section):
+        for name in (item.name for item in fields(section)):
+            item = _options(cls)[name]  # which may have another default than the section's
             bare = True if types[item.name] is bool else item.metadata["bare"]
             words: dict[str, Any] = {} if bare is None else {"nargs": "?", "const": bare}
             if item.metadata["path"] and types[item.name] is not str:

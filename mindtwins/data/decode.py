@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from PIL import Image
 from tqdm import tqdm
@@ -48,8 +49,30 @@ def read_rgb(path: str | Path, exif_orientation: bool = False) -> Image.Image:
         UnreadableImage: whatever is wrong with the file.
     """
     try:
-        with about_file(path), open(path, "rb") as file:
-            return _to_rgb(Image.open(file), path, exif_orientation)
+        with open(path, "rb") as file:
+            return decode_rgb(file, path, exif_orientation)
+    except OSError as error:
+        raise UnreadableImage(describe_damage(error)) from error
+
+
+def decode_rgb(
+    file: BinaryIO,
+    name: str | Path,
+    exif_orientation: bool = False,
+    formats: list[str] | None = None,
+) -> Image.Image:
+    """As `read_rgb`, for an open file.
+
+    Args:
+        name: what notices call it.
+        formats: Pillow's names of those that it may have; None: any.
+
+    Raises:
+        UnreadableImage: whatever is wrong with the file.
+    """
+    try:
+        with about_file(name):
+            return _to_rgb(Image.open(file, formats=formats), name, exif_orientation)
     except Exception as error:
         raise UnreadableImage(describe_damage(error)) from error
 
@@ -89,8 +112,12 @@ def swaps_sides(path: str) -> bool:
 
 
 def limit_pixels(max_pixels: int) -> None:
-    """Refuse larger pictures from now on: Pillow's own limit, which is half of what it refuses."""
+    """Refuse larger pictures from now on: Pillow's own limit, which is half of what it refuses.
+
+    What is above that half is allowed, so it is no reason for a warning.
+    """
     Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def describe_damage(error: Exception) -> str:

@@ -63,7 +63,7 @@ def segment(
         raise UserError(
             f"cannot create the folder {folder} ({error.strerror}): give another output_dir"
         ) from error
-    palette = PALETTES.get(tuple(names)) or distinct_colors(len(names))
+    palette = palette_for(names)
     bar = tqdm(targets, unit="image", leave=False, disable=None)
     pictures = read_pictures(bar, skip_bad_images, exif_orientation)
     return _segment(model, transform, pictures, targets, names, palette, flip, window)
@@ -92,14 +92,24 @@ def _segment(
         write_labels(written, labels)
         with atomic_write(overlay) as stream:
             draw_overlay(picture, labels, names, palette).save(stream, format="png")
-        areas = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
-        order = np.argsort(-areas, kind="stable")
         yield {
             "file": str(file),
             "labels": str(written),
             "overlay": str(overlay),
-            "shares": {names[i]: float(areas[i]) for i in order if areas[i] > 0},
+            "shares": shares(labels, names),
         }
+
+
+def shares(labels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """The names of the classes in a label map with their part of it, the largest first."""
+    areas = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
+    order = np.argsort(-areas, kind="stable")
+    return {names[i]: float(areas[i]) for i in order if areas[i] > 0}
+
+
+def palette_for(names: Sequence[str]) -> Sequence[Color]:
+    """The colors of classes, by number: the usual ones where they are known."""
+    return PALETTES.get(tuple(names)) or distinct_colors(len(names))
 
 
 def _targets(files: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
@@ -144,10 +154,15 @@ def _check_size(
         if skip_bad_images:
             return
         raise UserError(f"cannot read image {file} ({error})") from error
+    check_views(str(file), width, height, transform)
+
+
+def check_views(name: str, width: int, height: int, transform: TestTransform) -> None:
+    """Raise a UserError unless all views of a picture are large enough for the model."""
     for view_width, view_height in transform.sizes(width, height):
         if min(view_width, view_height) < MINIMUM_SIZE:
             raise UserError(
-                f"{file} is {width} x {height} pixels, {view_width} x {view_height} after "
+                f"{name} is {width} x {height} pixels, {view_width} x {view_height} after "
                 f"resizing, but the model needs {MINIMUM_SIZE} on each side: crop the image "
                 "closer to a square, or raise resize_scale or test_ratios"
             )

@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 from mindspore import nn
 
 from mindtwins.checkpoint import FORMAT_VERSION, Checkpoint
-from mindtwins.config import Config, InferConfig
+from mindtwins.config import Config, PredictConfig
 from mindtwins.console import tell
 from mindtwins.data import text_files
 from mindtwins.data.decode import limit_pixels
@@ -88,7 +88,7 @@ class Segmentation:
         self.config = with_known_dataset(config, self.datasets)
         self.checkpoint = checkpoint
         # The names that go with pairs are those of the data, and compared with the checkpoint's.
-        names_data = self.config.dataset == "pairs" and not isinstance(config, InferConfig)
+        names_data = self.config.dataset == "pairs" and not isinstance(config, PredictConfig)
         known = replace(self.config, class_names="") if names_data else self.config
         self.classes = known_classes(known, checkpoint)
         self._new_head = config.drop_head
@@ -317,7 +317,7 @@ class Segmentation:
 
     def describe(self, prediction: dict) -> str:
         """The file, its largest classes, and where the overlay is."""
-        return describe(prediction, cast(InferConfig, self.config).top_k)
+        return describe(prediction, cast(PredictConfig, self.config).top_k)
 
     def captioned(self, prediction: dict) -> tuple[str, str]:
         """The overlay and its largest class."""

@@ -1,0 +1,1 @@
+"""A model behind HTTP: requests that wait together are computed together."""
