@@ -48,6 +48,7 @@ __all__ = [
     "create_model",
     "create_segmentor",
     "create_task",
+    "find_checkpoint",
     "list_segmentors",
     "load_model",
     "load_onnx",
@@ -80,7 +81,7 @@ def create_task(config: Config) -> Task:
     """
     if not config.weights:
         return TASKS[config.task](config)
-    return _task_of(config, _start(config))
+    return _task_of(config, find_checkpoint(config))
 
 
 def exported_task(config: ValidateConfig | PredictConfig) -> tuple[Task, OnnxModel]:
@@ -131,8 +132,12 @@ def _task_of(config: Config, checkpoint: Checkpoint) -> Task:
     return TASKS[task](replace(config, task=task), checkpoint)
 
 
-def _start(config: Config) -> Checkpoint:
-    """The checkpoint that a recipe names, by path or by what it was published as."""
+def find_checkpoint(config: Config) -> Checkpoint:
+    """The checkpoint that a recipe names, by path or by what it was published as.
+
+    Raises:
+        UserError: it cannot be had, or holds no model that is known here.
+    """
     if not config.pretrained:
         return identified(KINDS, load_checkpoint(config.ckpt_path))
     source = config.pretrained

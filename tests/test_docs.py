@@ -257,6 +257,12 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python validate.py --pretrained --model pcpvt_large --data_dir /imagenet": [
         RunsIn("tests/hub/test_pretrained.py::test_validate")
     ],
+    "python export.py --pretrained --model svt_small --file_name svt_small.onnx": [
+        RunsIn("tests/hub/test_pretrained.py::test_export")
+    ],
+    "python serve.py --pretrained --model svt_small": [
+        RunsIn("tests/hub/test_pretrained.py::test_serve")
+    ],
     "python train.py -c configs/finetune.yaml --pretrained --data_dir my_pets": [
         RunsIn("tests/hub/test_pretrained.py::test_train_starts_from_it")
     ],

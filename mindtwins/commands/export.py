@@ -1,6 +1,7 @@
 """Export a checkpoint to a file that other programs run, compared with the model it came from.
 
     python export.py --ckpt_path svt_small.ckpt --file_name svt_small.onnx
+    python export.py --pretrained --model svt_small --file_name svt_small.onnx
 
 The file is loaded again and computes photographs of several sizes beside the live model; where they
 differ by more than rounding, nothing is left.
@@ -15,9 +16,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mindtwins.checkpoint import load_checkpoint
+from mindtwins.checkpoint import Checkpoint, load_checkpoint
 from mindtwins.cli import Parser
-from mindtwins.config import InferConfig
+from mindtwins.config import PUBLISHED_WEIGHTS, InferConfig
 from mindtwins.conversion.kinds import identified
 from mindtwins.errors import UserError
 from mindtwins.execution import use_device
@@ -25,19 +26,20 @@ from mindtwins.export.check import Comparison, format_table
 from mindtwins.export.order import Order
 from mindtwins.files import atomic_write, check_outputs, replaced_file
 from mindtwins.models.twins import MINIMUM_SIZE
-from mindtwins.tasks import EXPORTS, KINDS, TASKS
+from mindtwins.tasks import EXPORTS, KINDS, TASKS, find_checkpoint
 
 Export = Callable[[Order, Path], list[Comparison]]
 
 
 def main(argv: list[str]) -> None:
     args = _parse(argv)
-    check_outputs({"--file_name": args.file_name, "--report": args.report}, [args.ckpt_path])
+    config = _source(args)
+    check_outputs({"--file_name": args.file_name, "--report": args.report}, [config.weights])
     export = _exporter(args.file_name)
     _check_together(args)
     use_device("CPU")  # whatever else there is: the limit is that of its float32
     order = create_order(
-        args.ckpt_path,
+        find_checkpoint(config),
         features_only=args.features_only,
         image_size=args.image_size,
         batch_size=args.batch_size,
@@ -101,10 +103,24 @@ def _import_onnx() -> Export:
     return export_onnx
 
 
-def create_order(path: Path, image_size: int | None = None, **how: Any) -> Order:
+def _source(args: argparse.Namespace) -> InferConfig:
+    """What the flags name, as a recipe would."""
+    if not (args.ckpt_path or args.pretrained):
+        raise UserError(
+            "ckpt_path is missing: say which checkpoint with --ckpt_path, or --pretrained and"
+            " --model for published weights"
+        )
+    if args.pretrained == PUBLISHED_WEIGHTS and not args.model:
+        raise UserError("--pretrained needs --model: say which model's published weights")
+    named = {"model": args.model} if args.model else {}
+    return InferConfig(ckpt_path=args.ckpt_path, pretrained=args.pretrained, **named)
+
+
+def create_order(source: Path | Checkpoint, image_size: int | None = None, **how: Any) -> Order:
     """The export of what a checkpoint holds.
 
     Args:
+        source: the checkpoint, or where it is.
         image_size: side of the only images to take, which its preprocessing then gives; None for
             any.
         how: further attributes of the order.
@@ -112,9 +128,11 @@ def create_order(path: Path, image_size: int | None = None, **how: Any) -> Order
     Raises:
         UserError: the checkpoint cannot be read, or its model cannot be exported.
     """
-    checkpoint = identified(KINDS, load_checkpoint(path))
+    if not isinstance(source, Checkpoint):
+        source = load_checkpoint(source)
+    checkpoint = identified(KINDS, source)
     task = checkpoint.stated["task"]
-    config = InferConfig(task=task, ckpt_path=str(path))
+    config = InferConfig(task=task, ckpt_path=str(checkpoint.path))
     if image_size is not None:
         stated = {"image_size": "--image_size"}
         config = replace(config, image_size=image_size, stated=stated)
@@ -133,9 +151,17 @@ def create_order(path: Path, image_size: int | None = None, **how: Any) -> Order
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt_path", default="", help="source: .ckpt or .safetensors")
     parser.add_argument(
-        "--ckpt_path", type=Path, required=True, help="source: .ckpt or .safetensors"
+        "--pretrained",
+        nargs="?",
+        const=PUBLISHED_WEIGHTS,
+        default="",
+        metavar="NAME",
+        help="source: a PyTorch file, a folder or a repository of the hub; without a value: the"
+        " weights that the authors published for --model",
     )
+    parser.add_argument("--model", help="whose published weights --pretrained stands for")
     parser.add_argument("--file_name", type=Path, required=True, help="target: .onnx or .mindir")
     parser.add_argument(
         "--features_only",

@@ -48,10 +48,7 @@ def describe(
         "export": {
             "export_version": EXPORT_VERSION,
             "mindtwins": __version__,
-            "checkpoint": {
-                "file": checkpoint.path.name,
-                "sha256": hashlib.sha256(read_file(checkpoint.path)).hexdigest(),
-            },
+            "checkpoint": _origin(checkpoint),
             "input": {
                 "name": images.name,
                 "shape": list(images.shape),
@@ -65,3 +62,11 @@ def describe(
             "precision": {"name": "float32"},
         },
     }
+
+
+def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The file of a checkpoint, or what one was converted from that is only in memory."""
+    if not checkpoint.path.is_file():
+        return dict(checkpoint.stated["source"])
+    digest = hashlib.sha256(read_file(checkpoint.path)).hexdigest()
+    return {"file": checkpoint.path.name, "sha256": digest}

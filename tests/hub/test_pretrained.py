@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -20,8 +21,8 @@ from safetensors.torch import load, save
 
 import mindtwins
 from mindtwins.checkpoint import load_checkpoint
-from mindtwins.commands import infer, train, validate
-from mindtwins.config import InferConfig, TrainConfig, ValidateConfig, parse_config
+from mindtwins.commands import export, infer, serve, train, validate
+from mindtwins.config import InferConfig, ServeConfig, TrainConfig, ValidateConfig, parse_config
 from mindtwins.errors import UserError
 from mindtwins.hub import fetching, pretrained
 from mindtwins.hub.pretrained import cache_folder, load_pretrained
@@ -277,6 +278,32 @@ class TestScripts:
         right = self.logits(tiny_file, files).argmax(1) == labels
         assert result["top1"] == pytest.approx(100 * right.mean())
         assert result["ckpt_path"] == OTHER
+
+    def test_export(self, hub: Hub, tiny_file: bytes, tmp_path: Path):
+        file = tmp_path / "x.onnx"
+        export.main(["--pretrained", "--model", "svt_tiny", "--file_name", str(file)])
+        images = np.random.default_rng(0).standard_normal((2, 3, 64, 80)).astype(np.float32)
+        with torch.no_grad():
+            reference = create_reference("svt_tiny", num_classes=10).eval()
+            reference.load_state_dict(load(tiny_file))
+            expected = reference(torch.from_numpy(images)).numpy()
+        exported = mindtwins.load_onnx(file)
+        origin = exported.metadata["export"]["checkpoint"]
+        assert origin["sha256"] == hashlib.sha256(tiny_file).hexdigest()
+        found = exported(images)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
+
+    def test_export_of_no_model(self):
+        with pytest.raises(UserError, match="--pretrained needs --model"):
+            export.main(["--pretrained", "--file_name", "x.onnx"])
+        with pytest.raises(UserError, match="say which checkpoint with --ckpt_path, or --pret"):
+            export.main(["--file_name", "x.onnx"])
+
+    def test_serve(self, hub: Hub):
+        config = parse_config(ServeConfig, ["--pretrained", OTHER], "")
+        application, _, model = serve.create_application(config)
+        assert "svt_tiny" in model
+        assert "/predict" in {route.path for route in application.routes}
 
     @pytest.mark.slow
     def test_train_starts_from_it(self, hub: Hub, tiny_file: bytes, data: Path, tmp_path: Path):

@@ -23,7 +23,7 @@ PATIENCE = 60
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "ckpt_path is missing: say which model with --ckpt_path, or --onnx_path"),
+        ([], "ckpt_path is missing: say which model with --ckpt_path or --pretrained, or"),
         (["--ckpt_path", "none.ckpt"], "none.ckpt does not exist"),
         (["--onnx_path", "none.onnx"], "none.onnx does not exist"),
         (["--ckpt_path", "{}/classifier.onnx"], "cannot load .*classifier.onnx"),
