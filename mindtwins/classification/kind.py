@@ -11,7 +11,7 @@ from mindtwins.classification.imagenet import imagenet_words
 from mindtwins.classification.layouts import LAYOUTS
 from mindtwins.classification.task import Classification
 from mindtwins.conversion.kinds import Shapes
-from mindtwins.conversion.openmmlab import TestRecipe
+from mindtwins.conversion.openmmlab import TestRecipe, are_numbers
 from mindtwins.conversion.recognize import Recognition, recognize
 from mindtwins.models.twins import ClassifierOutputs
 from mindtwins.models.variants import create_model, parameter_shapes, resolve_name
@@ -60,13 +60,17 @@ class ClassifierKind:
         """Of MMPretrain: the short side is resized, and the middle cut out."""
         options = dict(recipe.preprocessing)
         resize, crop = recipe.step("ResizeEdge", "Resize"), recipe.step("CenterCrop")
+        unlike = list(recipe.unlike)
         sizes = [resize.get("scale") or resize.get("size"), crop.get("crop_size")]
-        short, size = (max(size) if isinstance(size, list) else size for size in sizes)
-        if isinstance(short, int) and isinstance(size, int) and size <= short:
+        short, size = (max(size) if are_numbers(size) else size for size in sizes)
+        if isinstance(short, int) and isinstance(size, int) and 0 < size <= short:
             options |= {"image_size": size, "crop_pct": round(size / short, 4)}
+        elif resize or crop:
+            unlike.append(f"pictures are resized to {sizes[0]} and cropped to {sizes[1]}")
         interpolation = resize.get("interpolation", "bicubic")
-        other = [] if interpolation == "bicubic" else [f"pictures are resized {interpolation}"]
-        return options, [*recipe.unlike, *other]
+        if interpolation != "bicubic":
+            unlike.append(f"pictures are resized {interpolation}")
+        return options, unlike
 
     def create(self, checkpoint: Checkpoint) -> nn.Cell:
         stated = checkpoint.stated

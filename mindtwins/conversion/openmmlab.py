@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,22 @@ def read_test_recipe(text: str) -> TestRecipe:
     )
     for name in ("mean", "std"):
         values = normalized.get(name)
-        if isinstance(values, list) and len(values) == 3:
+        if are_numbers(values) and len(values) == 3 and (name == "mean" or min(values) > 0):
             recipe.preprocessing[name] = [round(value / 255, 6) for value in values]
+        elif values is not None:
+            recipe.unlike.append(f"pictures are normalized with {name} {values}")
     if False in (normalized.get("to_rgb"), normalized.get("bgr_to_rgb")):
         recipe.unlike.append("the channels stay in the order blue, green, red")
     return recipe
+
+
+def are_numbers(value: object) -> TypeGuard[list[float]]:
+    """Whether a value of a configuration is a list or tuple of numbers, at least one."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
+    )
 
 
 def _test_pipeline(config: Mapping[str, Any]) -> object:

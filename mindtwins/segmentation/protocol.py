@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from mindtwins.conversion.openmmlab import TestRecipe
+from mindtwins.conversion.openmmlab import TestRecipe, are_numbers
 
 
 def as_tested(recipe: TestRecipe) -> tuple[dict[str, Any], list[str]]:
@@ -27,17 +27,20 @@ def _take_scale(recipe: TestRecipe, options: dict[str, Any], unlike: list[str]) 
     views = recipe.step("MultiScaleFlipAug")
     resize = recipe.step("Resize")
     scale = views.get("img_scale") or resize.get("scale") or resize.get("img_scale")
+    if isinstance(scale, list) and len(scale) == 1:
+        (scale,) = scale
     if _is_pair(scale):
         options["resize_scale"] = sorted(scale, reverse=True)
-    elif scale:
-        unlike.append(f"pictures are resized to {scale}")
+    elif views or resize:
+        unlike.append(f"pictures are resized to {scale}" if scale else "pictures keep their size")
     if resize.get("keep_ratio") is False:
         unlike.append("pictures are resized without keeping their aspect")
     ratios = views.get("img_ratios")
-    if ratios:
-        options["test_ratios"] = (
-            [float(r) for r in ratios] if isinstance(ratios, list) else [float(ratios)]
-        )
+    ratios = ratios if isinstance(ratios, list) else [ratios]
+    if are_numbers(ratios) and min(ratios) > 0:
+        options["test_ratios"] = [float(ratio) for ratio in ratios]
+    elif ratios != [None]:
+        unlike.append(f"pictures are seen at the ratios {ratios}")
     if "flip" in views:
         options["test_flip"] = bool(views["flip"])
 
@@ -45,6 +48,9 @@ def _take_scale(recipe: TestRecipe, options: dict[str, Any], unlike: list[str]) 
 def _take_windows(recipe: TestRecipe, options: dict[str, Any], unlike: list[str]) -> None:
     test = recipe.model.get("test_cfg")
     if not isinstance(test, Mapping) or "mode" not in test:
+        return
+    if test["mode"] not in ("whole", "slide"):
+        unlike.append(f"test_cfg has the mode {test['mode']}")
         return
     options["test_mode"] = test["mode"]
     if test["mode"] != "slide":

@@ -90,6 +90,11 @@ def test_the_protocol_is_the_file_s_own(converted, meta, expected):
     assert "not done here" not in output
 
 
+def test_a_list_of_one_scale_is_that(converted):
+    preprocessing, _ = converted({"config": OLD.replace("(256, 128)", "[(128, 256)]")})
+    assert preprocessing["resize_scale"] == [256, 128]
+
+
 def test_without_one_it_is_as_published(converted):
     preprocessing, output = converted({})
     assert preprocessing["resize_scale"] == [2048, 512] and preprocessing["test_mode"] == "whole"
@@ -103,10 +108,17 @@ def test_without_one_it_is_as_published(converted):
         (("crop_size=(96, 96)", "crop_size=(96, 64)"), "windows have the crop_size [96, 64]"),
         (("keep_ratio=True", "keep_ratio=False"), "without keeping their aspect"),
         (("to_rgb=True", "to_rgb=False"), "the channels stay in the order blue, green, red"),
+        (("img_scale=(256, 128)", "img_scale=None"), "pictures keep their size"),
+        (("img_scale=(256, 128)", "img_scale=[(256, 128), (512, 256)]"), "resized to [[256, 128]"),
+        (("img_ratios=[0.5, 1.0]", "img_ratios='all'"), "seen at the ratios ['all']"),
+        (("mode='slide'", "mode='tiles'"), "test_cfg has the mode tiles"),
+        (("mean=[127.5, 102.0, 51.0]", "mean='imagenet'"), "normalized with mean imagenet"),
+        (("std=[51.0, 51.0, 102.0]", "std=[51.0, 0, 102.0]"), "normalized with std [51.0, 0"),
     ],
 )
 def test_what_is_not_done_here_is_told(converted, change, told):
-    _, output = converted({"config": OLD.replace(*change)})
+    preprocessing, output = converted({"config": OLD.replace(*change)})
+    assert preprocessing["std"] in (USUAL["std"], [0.229, 0.224, 0.225])
     (line,) = [line for line in output.splitlines() if line.startswith("not done here")]
     assert told in line
 
@@ -132,6 +144,9 @@ test_pipeline = [
     official = randomize(create_reference("svt_tiny", num_classes=10)).state_dict()
     preprocessing, _ = converted({"cfg": text}, official)
     assert {**preprocessing, **USUAL, "image_size": 192, "crop_pct": 0.75} == preprocessing
+    preprocessing, output = converted({"cfg": text.replace("scale=256", "scale=[None]")}, official)
+    assert "pictures are resized to [None] and cropped to 192" in output
+    assert preprocessing["image_size"] == 224
     _, output = converted({"cfg": text.replace("'bicubic'", "'bilinear'")}, official)
     assert (
         "not done here, though the file's recipe says so: pictures are resized bilinear" in output
