@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mindspore import nn
 
 from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint
@@ -177,11 +178,13 @@ def create_model(
     Raises:
         UserError: (a ValueError) as there, or the weights cannot be had or are not this model's.
     """
-    if not pretrained:
+    if pretrained is False or pretrained is None:
         classes = 1000 if num_classes is None else num_classes
         return variants.create_model(name, classes, in_channels, ckpt_path, **options)
     if ckpt_path is not None:
         raise UserError("pretrained and ckpt_path both say which weights to take: give one of them")
+    if pretrained == "":
+        raise UserError("pretrained is an empty text: name the weights, or leave it out")
     source = published_repository(name) if pretrained is True else pretrained
     checkpoint = load_pretrained(KINDS, source)
     found = checkpoint.stated["num_classes"]
@@ -195,8 +198,8 @@ def create_model(
         tell(f"the head of {checkpoint.path} has {found} classes: a new one of {classes} starts")
     model = variants.create_model(name, classes, in_channels, checkpoint, **options)
     stated = checkpoint.stated | {"num_classes": classes, "dialect": asdict(model.dialect)}
-    if classes != found:
-        stated["classes"] = None
+    if classes != found or options.get("new_head"):
+        stated["classes"] = None  # a new head knows none
     return _describe(model, replace(checkpoint, metadata=stated))
 
 
@@ -265,6 +268,7 @@ def load_onnx(path: str | os.PathLike) -> OnnxModel:
     task = model.metadata["task"]
     config = InferConfig(task=task, onnx_path=os.fspath(path))
     exported = TASKS[task](config, described)
-    model.preprocessing = exported.preprocessing()
+    # A file that prepares pictures itself takes their pixels.
+    model.preprocessing = np.asarray if model.takes_pictures else exported.preprocessing()
     model.classes = exported.classes and tuple(exported.class_names())
     return model

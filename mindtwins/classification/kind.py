@@ -62,12 +62,17 @@ class ClassifierKind:
         resize, crop = recipe.step("ResizeEdge", "Resize"), recipe.step("CenterCrop")
         unlike = list(recipe.unlike)
         sizes = [resize.get("scale") or resize.get("size"), crop.get("crop_size")]
-        short, size = (max(size) if are_numbers(size) else size for size in sizes)
-        if isinstance(short, int) and isinstance(size, int) and 0 < size <= short:
+        short, size = sizes
+        if are_numbers(short) and (len(short) == 1 or short[1:] == [-1]):
+            short = short[0]  # of the short side; two numbers would squash the picture
+        if are_numbers(size) and min(size) == max(size):
+            size = size[0]
+        is_short = resize.get("edge", "short") == "short"
+        if is_short and isinstance(short, int) and isinstance(size, int) and 0 < size <= short:
             options |= {"image_size": size, "crop_pct": round(size / short, 4)}
         elif resize or crop:
             unlike.append(f"pictures are resized to {sizes[0]} and cropped to {sizes[1]}")
-        interpolation = resize.get("interpolation", "bicubic")
+        interpolation = resize.get("interpolation", "bilinear" if resize else "bicubic")
         if interpolation != "bicubic":
             unlike.append(f"pictures are resized {interpolation}")
         return options, unlike

@@ -115,6 +115,9 @@ class Classification:
             self._whose = data.listing
             return
         width = self.checkpoint.stated.get("num_classes", self.config.num_classes)
+        if not data.classes and before is not None and width == self.config.num_classes:
+            self.classes = before
+            tell(f"the labels of {data.listing} are taken for the numbers of {some(before)}")
         if width != self.config.num_classes:
             self._new_head = True
             tell(

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mindtwins.checkpoint import Checkpoint, load_checkpoint
+from mindtwins.checkpoint import Checkpoint, expect_metadata, load_checkpoint
 from mindtwins.cli import Parser
 from mindtwins.config import PUBLISHED_WEIGHTS, InferConfig
 from mindtwins.conversion.kinds import identified
@@ -38,8 +38,12 @@ def main(argv: list[str]) -> None:
     export = _exporter(args.file_name)
     _check_together(args)
     use_device("CPU")  # whatever else there is: the limit is that of its float32
+    checkpoint = find_checkpoint(config)
+    if args.model:
+        kind = KINDS[checkpoint.stated["task"]]
+        expect_metadata(checkpoint, variant=kind.resolve(args.model))
     order = create_order(
-        find_checkpoint(config),
+        checkpoint,
         features_only=args.features_only,
         image_size=args.image_size,
         batch_size=args.batch_size,
@@ -113,7 +117,7 @@ def _source(args: argparse.Namespace) -> InferConfig:
     if args.pretrained == PUBLISHED_WEIGHTS and not args.model:
         raise UserError("--pretrained needs --model: say which model's published weights")
     named = {"model": args.model} if args.model else {}
-    return InferConfig(ckpt_path=args.ckpt_path, pretrained=args.pretrained, **named)
+    return InferConfig(ckpt_path=str(args.ckpt_path or ""), pretrained=args.pretrained, **named)
 
 
 def create_order(source: Path | Checkpoint, image_size: int | None = None, **how: Any) -> Order:
@@ -151,7 +155,7 @@ def create_order(source: Path | Checkpoint, image_size: int | None = None, **how
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt_path", default="", help="source: .ckpt or .safetensors")
+    parser.add_argument("--ckpt_path", type=_at_home, help="source: .ckpt or .safetensors")
     parser.add_argument(
         "--pretrained",
         nargs="?",
@@ -161,8 +165,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="source: a PyTorch file, a folder or a repository of the hub; without a value: the"
         " weights that the authors published for --model",
     )
-    parser.add_argument("--model", help="whose published weights --pretrained stands for")
-    parser.add_argument("--file_name", type=Path, required=True, help="target: .onnx or .mindir")
+    parser.add_argument(
+        "--model",
+        help="the model that it has to be, whose published weights --pretrained takes",
+    )
+    parser.add_argument(
+        "--file_name", type=_at_home, required=True, help="target: .onnx or .mindir"
+    )
     parser.add_argument(
         "--features_only",
         action="store_true",
@@ -198,8 +207,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         default="CPU",
         help="MindIR: the device that the file is for; it is exported and compared on this CPU",
     )
-    parser.add_argument("--report", type=Path, help="write the comparison to this JSON file")
+    parser.add_argument("--report", type=_at_home, help="write the comparison to this JSON file")
     return parser.parse(argv)
+
+
+def _at_home(text: str) -> Path:
+    """A path, whose ~ is the user's home also behind an equals sign."""
+    return Path(text).expanduser()
 
 
 def _at_least(least: int) -> Callable[[str], int]:

@@ -19,8 +19,9 @@ def main(argv: list[str]) -> None:
     from mindtwins.training.loop import Trainer
 
     if config.summary:
+        task = create_task(config)  # on every rank: weights by name are fetched by all together
         if rank == 0:
-            print(create_task(config).summary())
+            print(task.summary())
     elif config.dry_run:
         dry_run(Trainer(config, create_task))
     else:

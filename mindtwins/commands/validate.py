@@ -27,8 +27,11 @@ def main(argv: list[str]) -> None:
     config = parse_config(ValidateConfig, argv, __doc__)
     rank = launch.begin(config.distribute, config.device_target)
     # Only here: this imports MindSpore, which must not happen before `launch.begin`.
+    from mindtwins.execution import use_device
     from mindtwins.tasks import create_task, exported_task
 
+    if not config.summary:  # before weights by name are converted, which asks for the device
+        use_device(config.device_target, config.allow_tf32)
     task, model = exported_task(config) if config.onnx_path else (create_task(config), None)
     if config.summary:
         if rank == 0:
@@ -50,10 +53,8 @@ def evaluate(config: ValidateConfig, task: Task, model: Model | None = None) -> 
     Args:
         model: what an exported file computes; None takes the task's own, the checkpoint's.
     """
-    from mindtwins.execution import use_device
     from mindtwins.training.distributed import join_world
 
-    use_device(config.device_target, config.allow_tf32)
     world = join_world(config.distribute)
     data = task.find_data("val")
     if model is None:

@@ -43,7 +43,7 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) ->
     """
     given = vars(_parser(cls, description).parse(argv))
     name = given.pop("config", None)
-    path = find_recipe(name, Path()) if name else None
+    path = find_recipe(name, Path()) if name is not None else None
     values = read_yaml(cls, path) if path else {}
     stated = dict.fromkeys(values, str(path)) | dict.fromkeys(given, COMMAND_LINE)
     for name, value in given.items():

@@ -21,7 +21,7 @@ from mindtwins.models.twins import Dialect
 
 # To be raised when the same source gives other tensors or other metadata: conversions are kept by
 # it.
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -40,18 +40,17 @@ def read_test_recipe(text: str) -> TestRecipe:
     model = {"test_cfg": config.get("test_cfg"), **_mapping(config.get("model"))}
     steps = tuple(_steps(_test_pipeline(config)))
     recipe = TestRecipe(model, steps, {}, [])
-    normalized = (
-        recipe.step("Normalize")
-        or _mapping(model.get("data_preprocessor"))
-        or _mapping(config.get("data_preprocessor"))
-    )
+    preprocessor = _mapping(model.get("data_preprocessor") or config.get("data_preprocessor"))
+    normalized = recipe.step("Normalize") or preprocessor
     for name in ("mean", "std"):
         values = normalized.get(name)
         if are_numbers(values) and len(values) == 3 and (name == "mean" or min(values) > 0):
             recipe.preprocessing[name] = [round(value / 255, 6) for value in values]
         elif values is not None:
             recipe.unlike.append(f"pictures are normalized with {name} {values}")
-    if False in (normalized.get("to_rgb"), normalized.get("bgr_to_rgb")):
+    turned = (normalized.get("to_rgb"), normalized.get("bgr_to_rgb"))
+    # A preprocessor leaves the channels as OpenCV reads them unless it is told, a step turns them.
+    if False in turned or (normalized is preprocessor and normalized and True not in turned):
         recipe.unlike.append("the channels stay in the order blue, green, red")
     return recipe
 
@@ -62,6 +61,7 @@ def are_numbers(value: object) -> TypeGuard[list[float]]:
         isinstance(value, list)
         and bool(value)
         and all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
+        and all(abs(item) < 1e9 for item in value)
     )
 
 
@@ -112,8 +112,8 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return {word.arg: _value(word.value, names) for word in node.keywords}
         return None
     if isinstance(node, ast.Dict):
-        keys = [None if key is None else _value(key, names) for key in node.keys]
-        return dict(zip(keys, (_value(value, names) for value in node.values), strict=True))
+        pairs = zip(node.keys, node.values, strict=True)
+        return {k.value: _value(v, names) for k, v in pairs if isinstance(k, ast.Constant)}
     if isinstance(node, ast.List | ast.Tuple):
         return [_value(item, names) for item in node.elts]
     if isinstance(node, ast.Name):

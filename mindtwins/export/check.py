@@ -157,7 +157,7 @@ def compare(
 def _measure(found: np.ndarray, live: np.ndarray) -> tuple[float, float, float]:
     if found.shape != live.shape:
         return math.inf, math.inf, 0.0
-    spread = live.std()
+    spread = live.std() or 1.0  # a head of zeros gives the same everywhere
     difference = (found - live) / spread
     same = np.mean(found.argmax(1) == live.argmax(1))
     return float(abs(difference).max()), float(np.sqrt(np.mean(difference**2))), float(same)

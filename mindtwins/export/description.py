@@ -67,6 +67,6 @@ def describe(
 def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
     """The file of a checkpoint, or what one was converted from that is only in memory."""
     if not checkpoint.path.is_file():
-        return dict(checkpoint.stated["source"])
+        return {"name": str(checkpoint.path), **checkpoint.stated.get("source", {})}
     digest = hashlib.sha256(read_file(checkpoint.path)).hexdigest()
     return {"file": checkpoint.path.name, "sha256": digest}

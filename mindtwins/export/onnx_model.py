@@ -40,7 +40,7 @@ class OnnxModel:
 
     def __init__(self, path: str | os.PathLike) -> None:
         onnxruntime = import_onnxruntime()
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         content = read_file(path)
         check_seal(self.path, content)
         options = onnxruntime.SessionOptions()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from mindtwins.console import tell
 from mindtwins.errors import UserError
 from mindtwins.export.check import Comparison, compare, run_openvino
 from mindtwins.export.description import describe
@@ -31,6 +32,11 @@ def build_onnx(order: Order, dialect: Dialect) -> tuple[onnx.ModelProto, dict]:
             raise UserError(
                 f"{order.checkpoint.path} is a model of {order.channels} input channels, and"
                 " --preprocess is for RGB pictures: leave it out"
+            )
+        if order.use["preprocessing"].get("exif_orientation"):
+            tell(
+                f"{order.checkpoint.path} is for pictures that were turned upright by what EXIF"
+                " says: turn them before the file gets them"
             )
         picture = order.kind.prepare(graph, order.use["preprocessing"])
     else:

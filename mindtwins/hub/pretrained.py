@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mindtwins import __version__
 from mindtwins.checkpoint import (
@@ -44,6 +45,29 @@ _WEIGHT_FILES = (WEIGHTS, "pytorch_model.bin")
 # No repository is called so.
 _FILE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors", ".json", ".tar")
 _TIMM_CROP = 0.9
+
+
+def _are_three(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_square(value: object) -> bool:
+    return _are_three(value) and value[1] == value[2] > 0  # type: ignore[index]
+
+
+# What timm says of preprocessing: our option for it, which values are done here, and ours of it.
+_TIMM_OPTIONS: dict[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
+    "mean": ("mean", _are_three, list),
+    "std": ("std", lambda value: _are_three(value) and min(value) > 0, list),
+    "crop_pct": ("crop_pct", lambda value: _is_number(value) and 0 < value <= 1, float),
+    "input_size": ("image_size", _is_square, lambda value: int(value[-1])),
+    "crop_mode": ("", lambda value: value == "center", str),
+}
+_TIMM_LABELS = ("label_names", "labels")
 
 # Of a kept conversion's metadata: what has to be told whenever it is used.
 _TOLD = "told"
@@ -167,20 +191,28 @@ def _described(kinds: Kinds, path: Path, config: Mapping, name: str) -> Checkpoi
     """A model of this project's format or timm's, with what its config.json says of it."""
     if is_project_file(path):
         return replace(identified(kinds, load_checkpoint(path)), path=Path(name))
-    has_names = bool(config.get("label_names"))
+    has_names = any(config.get(key) for key in _TIMM_LABELS)
     checkpoint = _named(_converted(kinds, read_source(path), has_names), name)
     return replace(checkpoint, metadata=checkpoint.stated | _use(checkpoint, config, name))
 
 
 def _use(checkpoint: Checkpoint, config: Mapping, name: str) -> dict:
-    """What timm's config.json says of preprocessing and classes, as a checkpoint records it."""
-    described = config.get("pretrained_cfg", {})
+    """What timm's config.json says of preprocessing and classes, as a checkpoint records it.
+
+    Raises:
+        UserError: it says what is not done here, or in another form than timm's.
+    """
+    # Before timm 0.9 all of it stood beside each other.
+    described = config.get("pretrained_cfg") or config
     preprocessing = dict(checkpoint.stated["preprocessing"])
-    for key in ("mean", "std", "crop_pct"):
-        if key in described:
-            preprocessing[key] = described[key]
-    if "input_size" in described:
-        preprocessing["image_size"] = described["input_size"][-1]
+    for key, (option, fits, take) in _TIMM_OPTIONS.items():
+        value = described.get(key)
+        if value is None:
+            continue
+        if not fits(value):
+            raise UserError(f"{CONFIG} of {name} says {key} {value}, which is not done here")
+        if option:
+            preprocessing[option] = take(value)
     kind = described.get("interpolation", preprocessing["interpolation"])
     if kind != preprocessing["interpolation"]:
         tell(
@@ -188,7 +220,10 @@ def _use(checkpoint: Checkpoint, config: Mapping, name: str) -> dict:
             f" {preprocessing['interpolation']}"
         )
     use: dict = {"preprocessing": preprocessing}
-    if names := config.get("label_names"):
+    lists = [place.get(key) for place in (config, described) for key in _TIMM_LABELS]
+    if names := next(filter(None, lists), None):
+        if not isinstance(names, list):
+            raise UserError(f"{CONFIG} of {name} names its classes in no list")
         classes = checkpoint.stated["num_classes"]
         if len(names) != classes:
             raise UserError(
@@ -219,9 +254,12 @@ def _converted(kinds: Kinds, source: Source, classes_known: bool = False) -> Che
         _keep(checkpoint)
     metadata = dict(checkpoint.stated)
     assumptions, taken_classes = metadata.pop(_TOLD)
+    # The same bytes may have been read under another name.
+    called = metadata["source"]["file"]
+    metadata["source"] = metadata["source"] | {"file": source.path.name}
     for sentence in (*assumptions, "" if classes_known else taken_classes):
         if sentence:
-            tell(sentence)
+            tell(sentence.replace(called, source.path.name))
     return replace(checkpoint, metadata=metadata, path=source.path)
 
 

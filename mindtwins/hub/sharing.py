@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mindspore import nn
@@ -20,6 +22,13 @@ from mindtwins.hub.fetching import PUBLISHED, WEIGHTS, first_line, hub_client
 from mindtwins.hub.pretrained import CONFIG, load_pretrained
 
 CARD = "README.md"
+
+# Of what a checkpoint states, what using its weights takes and where they are from: a training's
+# own also have its recipe, with the paths of a machine.
+_PUBLIC = (
+    *("format_version", "task", "variant", "dialect", "classes", "preprocessing", "data"),
+    *("source", "widened_from", "filled"),
+)
 
 # Of the authors' weights, and of timm's copies of them.
 _PUBLISHED_LICENSE = "apache-2.0"
@@ -48,17 +57,22 @@ def save_folder(
         UserError: it is no model of these kinds, the report is of another, or a file cannot be
             written.
     """
-    checkpoint = _as_checkpoint(kinds, source, Path(folder))
+    folder = Path(folder).expanduser()
+    if report is not None and isinstance(source, nn.Cell):
+        raise UserError(
+            f"{report} is of a file, and a model may have other weights by now: save the file"
+        )
+    checkpoint = _as_checkpoint(kinds, source, folder)
     verified = _verification(report, checkpoint) if report is not None else []
-    card = write_card(checkpoint, name or Path(folder).resolve().name, verified, license)
+    card = write_card(checkpoint, name or folder.resolve().name, verified, license)
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    save_checkpoint(Path(folder) / WEIGHTS, checkpoint.tensors, checkpoint.stated)
+    save_checkpoint(folder / WEIGHTS, checkpoint.tensors, checkpoint.stated)
     config = {"library_name": "mindtwins", "library_version": __version__, **checkpoint.stated}
     for file, text in ((CONFIG, json.dumps(config, indent=2) + "\n"), (CARD, card)):
-        with atomic_write(Path(folder) / file) as stream:
+        with atomic_write(folder / file) as stream:
             stream.write(text.encode())
 
 
@@ -74,7 +88,8 @@ def upload(
     """Put a model into a repository of the hub, which is made if it is not there.
 
     Args:
-        source: as for `save_folder`, or a folder that it wrote, which is uploaded as it is.
+        source: as for `save_folder`, or a folder that it wrote, whose card is uploaded as it is
+            but for the name by which it says that the model is loaded.
         repository: "owner/name".
         private: whether a new repository is.
         token: of the hub; left out, huggingface_hub's own (HF_TOKEN, `hf auth login`).
@@ -88,9 +103,12 @@ def upload(
     hub = hub_client()
     with tempfile.TemporaryDirectory(prefix="mindtwins-") as temporary:
         folder = Path(temporary)
-        if isinstance(source, str | os.PathLike) and Path(source).is_dir():
-            folder = Path(source)
-            load_pretrained(kinds, folder)  # checks the seal
+        if isinstance(source, str | os.PathLike) and Path(source).expanduser().is_dir():
+            if report is not None or license is not None:
+                raise UserError(
+                    f"{source} has a model card already: give report and license to save_pretrained"
+                )
+            _copy_folder(kinds, Path(source).expanduser(), folder, repository)
         else:
             save_folder(kinds, source, folder, report, license, repository)
         api = hub.HfApi(token=token)
@@ -114,6 +132,27 @@ def upload(
     return f"{hub.constants.ENDPOINT}/{repository}"
 
 
+def _copy_folder(kinds: Kinds, source: Path, target: Path, repository: str) -> None:
+    """Copy the files of a model's folder, to be loaded from a repository.
+
+    Raises:
+        UserError: one is not there, or the weights are damaged.
+    """
+    if missing := [name for name in (WEIGHTS, CONFIG, CARD) if not (source / name).is_file()]:
+        raise UserError(f"{source} lacks {missing[0]}: write the folder with save_pretrained")
+    load_pretrained(kinds, source)  # checks the seal
+    for name in (WEIGHTS, CONFIG):
+        shutil.copyfile(source / name, target / name)
+    card = (source / CARD).read_text(encoding="utf-8")
+    card = card.replace(_loading(source.resolve().name), _loading(repository))
+    (target / CARD).write_text(card, encoding="utf-8")
+
+
+def _loading(name: str) -> str:
+    """How a card says that its model is loaded."""
+    return f"model = mindtwins.load_model({name!r})"
+
+
 def _as_checkpoint(
     kinds: Kinds, source: nn.Cell | Checkpoint | str | os.PathLike, folder: Path
 ) -> Checkpoint:
@@ -132,8 +171,14 @@ def _as_checkpoint(
     else:
         checkpoint = identified(kinds, load_checkpoint(source))
     checkpoint = checkpoint.without(TRAINING_STATE)
-    kinds[checkpoint.stated["task"]].create(checkpoint)
-    return checkpoint
+    kind = kinds[checkpoint.stated["task"]]
+    kind.create(checkpoint)
+    stated = {
+        key: value
+        for key, value in checkpoint.stated.items()
+        if key in (*_PUBLIC, *kind.architecture_keys)
+    }
+    return replace(checkpoint, metadata=stated)
 
 
 def _verification(report: str | os.PathLike, checkpoint: Checkpoint) -> list[dict]:
@@ -201,7 +246,7 @@ def write_card(checkpoint: Checkpoint, name: str, verified: list[dict], license:
             "",
             "```python",
             "import mindtwins",
-            f"model = mindtwins.load_model({name!r})",
+            _loading(name),
             "logits = model(images)  # of pictures prepared by model.preprocessing",
             "```",
             "",

@@ -31,9 +31,14 @@ def _take_scale(recipe: TestRecipe, options: dict[str, Any], unlike: list[str]) 
         (scale,) = scale
     if _is_pair(scale):
         options["resize_scale"] = sorted(scale, reverse=True)
-    elif views or resize:
+    elif recipe.steps:
         unlike.append(f"pictures are resized to {scale}" if scale else "pictures keep their size")
-    if resize.get("keep_ratio") is False:
+    for step in recipe.steps:
+        kind = str(step.get("type"))
+        if "Resize" in kind and kind != "Resize":
+            unlike.append(f"pictures go through {kind}")
+    # A step with a scale of its own, as versions 1.x have it, keeps the aspect only if it is told.
+    if resize.get("keep_ratio", "scale" not in resize) is not True:
         unlike.append("pictures are resized without keeping their aspect")
     ratios = views.get("img_ratios")
     ratios = ratios if isinstance(ratios, list) else [ratios]
@@ -55,13 +60,22 @@ def _take_windows(recipe: TestRecipe, options: dict[str, Any], unlike: list[str]
     options["test_mode"] = test["mode"]
     if test["mode"] != "slide":
         return
-    for name, key in (("test_crop", "crop_size"), ("test_stride", "stride")):
-        size = test.get(key)
-        if _is_pair(size) and size[0] == size[1]:
-            options[name] = size[0]
-        else:
-            unlike.append(f"windows have the {key} {size}")
+    crop, stride = _side(test.get("crop_size")), _side(test.get("stride"))
+    if crop and stride and stride <= crop:
+        options |= {"test_crop": crop, "test_stride": stride}
+    else:
+        unlike.append(
+            f"windows have the crop_size {test.get('crop_size')} and the stride"
+            f" {test.get('stride')}"
+        )
+
+
+def _side(size: object) -> int | None:
+    """Of a square."""
+    return size[0] if _is_pair(size) and size[0] == size[1] else None
 
 
 def _is_pair(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) for n in value)
+    return (
+        are_numbers(value) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)
+    )

@@ -90,6 +90,22 @@ def test_the_protocol_is_the_file_s_own(converted, meta, expected):
     assert "not done here" not in output
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ((", bgr_to_rgb=True", ""), "the channels stay in the order blue, green, red"),
+        ((", keep_ratio=True", ""), "without keeping their aspect"),
+        (("dict(type='Resize', scale=(320, 160), keep_ratio=True),", ""), "keep their size"),
+        (("type='Resize', scale", "type='ResizeShortestEdge', scale"), "go through ResizeShort"),
+    ],
+)
+def test_what_1_x_leaves_open_is_its_own_default(converted, change, told):
+    text = NEW.replace("\n                                    bgr", " bgr").replace(*change)
+    text = text.replace(*change)
+    _, output = converted({"cfg": text})
+    assert told in output
+
+
 def test_a_list_of_one_scale_is_that(converted):
     preprocessing, _ = converted({"config": OLD.replace("(256, 128)", "[(128, 256)]")})
     assert preprocessing["resize_scale"] == [256, 128]
@@ -106,6 +122,8 @@ def test_without_one_it_is_as_published(converted):
     [
         (("align_corners=False", "align_corners=True"), "resizes with align_corners"),
         (("crop_size=(96, 96)", "crop_size=(96, 64)"), "windows have the crop_size [96, 64]"),
+        (("stride=(64, 64)", "stride=(128, 128)"), "the stride [128, 128]"),
+        (("img_scale=(256, 128)", "img_scale=(256, -1)"), "resized to [256, -1]"),
         (("keep_ratio=True", "keep_ratio=False"), "without keeping their aspect"),
         (("to_rgb=True", "to_rgb=False"), "the channels stay in the order blue, green, red"),
         (("img_scale=(256, 128)", "img_scale=None"), "pictures keep their size"),
@@ -125,7 +143,13 @@ def test_what_is_not_done_here_is_told(converted, change, told):
 
 @pytest.mark.parametrize(
     "text",
-    ["model = dict(", "import os\nos.abort()\nx = os.abort()", "model = [*range(9)]", "(" * 999],
+    [
+        "x = {(1, 2): 3, 'a': 1e999}",
+        "model = dict(",
+        "import os\nos.abort()\nx = os.abort()",
+        "model = [*range(9)]",
+        "(" * 999,
+    ],
 )
 def test_nothing_of_it_runs_and_nonsense_says_nothing(converted, text):
     preprocessing, output = converted({"config": text})
@@ -144,9 +168,15 @@ test_pipeline = [
     official = randomize(create_reference("svt_tiny", num_classes=10)).state_dict()
     preprocessing, _ = converted({"cfg": text}, official)
     assert {**preprocessing, **USUAL, "image_size": 192, "crop_pct": 0.75} == preprocessing
-    preprocessing, output = converted({"cfg": text.replace("scale=256", "scale=[None]")}, official)
-    assert "pictures are resized to [None] and cropped to 192" in output
-    assert preprocessing["image_size"] == 224
+    for change in (
+        ("scale=256", "scale=[None]"),
+        ("scale=256", "scale=(256, 256)"),
+        ("crop_size=192", "crop_size=(192, 160)"),
+        ("edge='short'", "edge='long'"),
+    ):
+        preprocessing, output = converted({"cfg": text.replace(*change)}, official)
+        assert "not done here, though the file's recipe says so: pictures are resized to" in output
+        assert preprocessing["image_size"] == 224
     _, output = converted({"cfg": text.replace("'bicubic'", "'bilinear'")}, official)
     assert (
         "not done here, though the file's recipe says so: pictures are resized bilinear" in output
