@@ -334,6 +334,29 @@ class TestFineTuning:
         )
 
 
+def test_labels_of_a_list_are_the_numbers_of_the_checkpoint_s_classes(
+    folder: Path, tmp_path: Path, caplog
+):
+    (tmp_path / "list.txt").write_text("data/train/crow/0.png 1\ndata/train/beaver/0.png 2\n")
+    task = create_task(
+        TrainConfig(
+            ckpt_path=str(folder / "best.ckpt"),
+            dataset="list",
+            data_dir=str(folder),
+            train_list=str(tmp_path / "list.txt"),
+            val_list=str(tmp_path / "list.txt"),
+            num_classes=3,
+        )
+    )
+    task.find_data("train")
+    model, metadata = task.build_model(World())
+    head = next(p.asnumpy() for p in model.get_parameters() if p.name == "head.weight")
+    trained = load_checkpoint(folder / "best.ckpt").tensors
+    np.testing.assert_array_equal(head, trained["head.weight"])
+    assert metadata["classes"] == list(NAMES)
+    assert "are taken for the numbers of beaver, crow, daisy" in caplog.text
+
+
 def test_more_classes_than_folders_can_be_trained(folder: Path, tmp_path: Path, caplog):
     """The others have no images; validation knows the folders by name all the same."""
     task = create_task(train_config(folder, num_classes=5))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import mindtwins
 from mindtwins.classification.export_preprocessing import write_preprocessing
 from mindtwins.classification.transforms import EvaluationTransform
 from mindtwins.data.photographs import photograph_crops
@@ -53,6 +54,8 @@ def test_what_needs_no_resizing_is_exact(tiny, tmp_path, write):
     with torch.no_grad():
         expected = tiny[1](torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(model(picture[None]), expected, atol=1e-5)
+    prepared = mindtwins.load_onnx(tmp_path / "x.onnx").preprocessing(Image.fromarray(picture))
+    np.testing.assert_array_equal(prepared, picture)  # the file does the rest
     onnx.checker.check_model(onnx.load(tmp_path / "x.onnx"), full_check=True)
     two = model(np.stack([picture, picture[::-1]]))  # one after the other
     np.testing.assert_array_equal(two[0], model(picture[None])[0])

@@ -130,6 +130,50 @@ class TestRepository:
         assert (stated["image_size"], stated["crop_pct"]) == (SIZE, 0.9)
         assert "bilinear interpolation; here it is bicubic" in told()[-1]
 
+    def test_in_timm_s_old_form(self, hub: Hub):
+        """All of it beside each other, the classes as `labels`."""
+        old = CONFIG["pretrained_cfg"] | {"architecture": "twins_svt_small", "num_classes": 10}
+        old["labels"] = CONFIG["label_names"]
+        hub.files[OTHER]["config.json"] = json.dumps(old).encode()
+        model = mindtwins.load_model(OTHER)
+        assert model.classes == tuple(CONFIG["label_names"])
+        assert model.metadata["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+        assert model.metadata["preprocessing"]["crop_pct"] == 0.9
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"crop_pct": "0.9"}, "says crop_pct 0.9, which is not done here"),
+            ({"std": [0.2, 0, 0.2]}, "says std"),
+            ({"input_size": 224}, "says input_size 224"),
+            ({"input_size": [3, 256, 200]}, "says input_size"),
+            ({"crop_mode": "squash"}, "says crop_mode squash"),
+            ({"labels": {"0": "cat"}}, "names its classes in no list"),
+        ],
+    )
+    def test_what_is_not_done_here(self, hub: Hub, changes, said):
+        config = CONFIG | {"pretrained_cfg": CONFIG["pretrained_cfg"] | changes}
+        del config["label_names"]
+        hub.files[OTHER]["config.json"] = json.dumps(config).encode()
+        with pytest.raises(UserError, match=said):
+            mindtwins.load_model(OTHER)
+
+    def test_a_new_head_has_no_names(self, hub: Hub):
+        hub.files[OTHER]["config.json"] = json.dumps(CONFIG).encode()
+        model = mindtwins.create_model("svt_tiny", pretrained=OTHER, new_head=True)
+        assert model.classes is None and model.metadata["classes"] is None
+
+    def test_an_empty_name(self):
+        with pytest.raises(UserError, match="pretrained is an empty text"):
+            mindtwins.create_model("svt_tiny", pretrained="")
+
+    def test_a_copy_is_told_by_its_own_name(self, hub: Hub, tiny_file: bytes, tmp_path: Path):
+        for name in ("a", "b"):
+            (tmp_path / f"{name}.safetensors").write_bytes(tiny_file)
+            model = mindtwins.load_model(tmp_path / f"{name}.safetensors")
+            assert model.metadata["source"]["file"] == f"{name}.safetensors"
+        assert len(conversions()) == 1
+
     def test_names_of_more_classes_than_there_are(self, hub: Hub):
         config = CONFIG | {"label_names": ["a", "b"]}
         hub.files[OTHER]["config.json"] = json.dumps(config).encode()
@@ -292,6 +336,11 @@ class TestScripts:
         assert origin["sha256"] == hashlib.sha256(tiny_file).hexdigest()
         found = exported(images)
         np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
+
+    def test_export_of_another_model(self, hub: Hub):
+        words = ["--pretrained", OTHER, "--model", "svt_small", "--file_name", "x.onnx"]
+        with pytest.raises(UserError, match=r"svt_tiny.*svt_small"):
+            export.main(words)
 
     def test_export_of_no_model(self):
         with pytest.raises(UserError, match="--pretrained needs --model"):

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 import mindtwins
 from mindtwins.checkpoint import load_checkpoint, save_checkpoint
-from mindtwins.commands import convert
+from mindtwins.commands import convert, export
 from mindtwins.errors import UserError
 
 OTHER = "me/tiny"
@@ -97,6 +97,27 @@ def test_a_training_checkpoint_without_its_state(converted: Path, tmp_path: Path
     assert_same(mindtwins.load_model(tmp_path / "model"), mindtwins.load_model(converted))
 
 
+def test_a_training_s_recipe_stays_at_home(converted: Path, tmp_path: Path):
+    whole = load_checkpoint(converted)
+    metadata = {**whole.metadata, "recipe": {"data_dir": "/home/me/secret"}, "progress": {}}
+    del metadata["source"]
+    save_checkpoint(tmp_path / "step.ckpt", whole.tensors, metadata)
+    mindtwins.save_pretrained(tmp_path / "step.ckpt", tmp_path / "model")
+    for file in FILES:
+        assert b"secret" not in (tmp_path / "model" / file).read_bytes()
+    # And what one trained can be exported from there.
+    words = ["--pretrained", tmp_path / "model", "--file_name", tmp_path / "x.onnx"]
+    export.main([str(word) for word in words])
+    origin = mindtwins.load_onnx(tmp_path / "x.onnx").metadata["export"]["checkpoint"]
+    assert origin == {"name": str(tmp_path / "model")}
+
+
+def test_a_home_folder(converted: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    mindtwins.save_pretrained(converted, "~/model")
+    assert sorted(contents(tmp_path / "model")) == FILES
+
+
 class TestCard:
     def card(self, converted: Path, folder: Path, **options) -> tuple[dict, str]:
         """The front matter and the text."""
@@ -146,6 +167,12 @@ class TestMistakes:
             mindtwins.save_pretrained(converted, tmp_path / "model", report)
         assert not (tmp_path / "model").exists()
 
+    def test_a_report_of_a_model_in_memory(self, converted: Path, tmp_path: Path):
+        report = report_of(converted, tmp_path / "report.json")
+        model = mindtwins.load_model(converted)
+        with pytest.raises(UserError, match="a model may have other weights by now: save the file"):
+            mindtwins.save_pretrained(model, tmp_path / "model", report)
+
     def test_a_report_without_a_comparison(self, converted: Path, tmp_path: Path):
         with pytest.raises(UserError, match="compares nothing: convert with --verify"):
             mindtwins.save_pretrained(
@@ -193,7 +220,17 @@ class TestHub:
         where = mindtwins.push_to_hub(source, "me/mine", token="hf_mine")
         assert where == f"{hub.endpoint}/me/mine"
         assert sorted(hub.files["me/mine"]) == FILES
+        assert b"mindtwins.load_model('me/mine')" in hub.files["me/mine"]["README.md"]
         assert_same(mindtwins.load_model("me/mine"), mindtwins.load_model(converted))
+
+    def test_a_folder_says_its_license_itself(self, hub: Hub, converted: Path, tmp_path: Path):
+        mindtwins.save_pretrained(converted, tmp_path / "model")
+        with pytest.raises(UserError, match="has a model card already"):
+            mindtwins.push_to_hub(tmp_path / "model", "me/mine", license="mit")
+        (tmp_path / "model/README.md").unlink()
+        with pytest.raises(UserError, match=r"lacks README\.md: write the folder with"):
+            mindtwins.push_to_hub(tmp_path / "model", "me/mine")
+        assert "me/mine" not in hub.files
 
     def test_a_hub_that_lets_nobody_write(self, hub: Hub, converted: Path):
         hub.statuses["me/mine"] = (403, "")
