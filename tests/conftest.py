@@ -5,6 +5,8 @@ import os
 # Before torch is loaded: its idle threads would otherwise spin on the cores that MindSpore needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import ctypes
+import gc
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,14 @@ def same_start():
     """Every test starts in graph mode and with the same seed, whatever the one before it did."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_goes_back():
+    """What a module's models took is the system's again: two processes run the suite for long."""
+    yield
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

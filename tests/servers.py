@@ -44,6 +44,8 @@ def started(folder: Path, *words: object) -> Iterator[Server]:
             stdout=subprocess.PIPE,
             stderr=stream,
             text=True,
+            # Else an interrupt is ignored where the tests themselves run in the background.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     try:
         assert process.stdout is not None

@@ -27,7 +27,7 @@ MODELS = [
 ]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)  # graphs of all of them would fill the memory
 def compiled(name: str) -> tuple[nn.Cell, ClassifierOutputs]:
     """One graph a model: other weights do not need another."""
     cell = mindtwins.create_model(name)
