@@ -470,7 +470,7 @@ def test_command(command: str, way: Runs | RunsIn | Target | NotRun, request, mo
     way.check(command)
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_the_journey(desk: Path, monkeypatch: pytest.MonkeyPatch):
     """Its commands after each other, from the converted file on, with a small model."""
     monkeypatch.chdir(desk)

@@ -65,8 +65,15 @@ def test_windows_without_padding(tmp_path, save_classifier, write):
         session.run(None, {"images": photographs(200, 260)})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", mindtwins.list_models())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.slow if name.endswith("_small") else pytest.mark.endurance
+        )
+        for name in mindtwins.list_models()
+    ],
+)
 def test_every_model(name, tmp_path, save_classifier, write):
     reference = save_classifier(tmp_path / "x.ckpt", name)
     write(tmp_path / "x.ckpt", tmp_path / "x.onnx")

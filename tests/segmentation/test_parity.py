@@ -43,8 +43,15 @@ def stages(name):
     return [*maps, "logits", "auxiliary"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", mindtwins.list_segmentors())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.slow if name.endswith("_small") else pytest.mark.endurance
+        )
+        for name in mindtwins.list_segmentors()
+    ],
+)
 def test_every_segmentor(name):
     ms.set_context(mode=ms.PYNATIVE_MODE)  # without a graph to build for each
     segmentor, reference = pair(name)
