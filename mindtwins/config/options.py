@@ -424,8 +424,8 @@ class TrainSection(Section):
 
 
 @dataclass(frozen=True)
-class ValidateSection(Section):
-    """validate.py only"""
+class ExportedSection(Section):
+    """validate.py, infer.py and serve.py"""
 
     onnx_path: str = option(
         "",
@@ -433,6 +433,12 @@ class ValidateSection(Section):
         resume_safe=True,
         path=True,
     )
+
+
+@dataclass(frozen=True)
+class ValidateSection(Section):
+    """validate.py only"""
+
     output_json: str = option("", "also write the result to this file", resume_safe=True, path=True)
     summary: bool = option(False, "print the model's summary and exit", resume_safe=True)
 
@@ -441,12 +447,6 @@ class ValidateSection(Section):
 class PredictSection(Section):
     """infer.py and serve.py"""
 
-    onnx_path: str = option(
-        "",
-        "an ONNX file of export.py, run by onnxruntime in place of a checkpoint",
-        resume_safe=True,
-        path=True,
-    )
     top_k: int = option(5, "how many classes to show for each image", at_least=1, resume_safe=True)
 
 
@@ -589,12 +589,12 @@ class TrainConfig(TrainSection, Config):
 
 
 @dataclass(frozen=True)
-class ValidateConfig(ValidateSection, Config):
+class ValidateConfig(ValidateSection, ExportedSection, Config):
     """What validate.py takes."""
 
 
 @dataclass(frozen=True)
-class PredictConfig(PredictSection, Config):
+class PredictConfig(PredictSection, ExportedSection, Config):
     """What all scripts take that predict."""
 
 
