@@ -28,11 +28,12 @@ class Lettering:
     def __init__(self, texts: Iterable[str]) -> None:
         characters = frozenset(c for text in texts for c in text if not c.isspace())
         self._fonts = choose_fonts(characters)
-        missing = characters.difference(*self._fonts.values())
+        # In order: equal sets need not list their members alike, and the list is what is told of.
+        missing = sorted(characters.difference(*self._fonts.values()))
         if missing:
-            shown = " ".join(sorted(missing)[:20]) + (" ..." if len(missing) > 20 else "")
+            shown = " ".join(missing[:20]) + (" ..." if len(missing) > 20 else "")
             tell_once(
-                ("characters", missing),
+                ("characters", *missing),
                 f"no font of this system has the characters {shown}: they are drawn as U+ and "
                 "their number; install a font that has them, such as Noto's",
             )

@@ -21,7 +21,12 @@ _reading = threading.local()
 
 
 def tell_once(kind: Hashable, text: str) -> None:
-    """Say it unless something of its kind has been said: the first file stands for all like it."""
+    """Say it unless something of its kind has been said: the first file stands for all like it.
+
+    Args:
+        kind: kinds are the same if they print alike, which sets need not.
+        text: what to say.
+    """
     place = zlib.crc32(repr(kind).encode(errors="backslashreplace")) % len(_told)
     with _lock:
         is_new = not _told[place]

@@ -75,6 +75,14 @@ def test_characters_that_no_font_has(install: Callable, told: Callable) -> None:
     assert len(told()) == 1
 
 
+def test_many_characters_that_no_font_has_are_told_once(install: Callable, told: Callable) -> None:
+    install("海")
+    characters = [chr(0x4E00 + 8 * i) for i in range(64)]
+    Lettering(characters)
+    Lettering(characters[::-1])
+    assert len(told()) == 1
+
+
 def test_unusable_fonts_are_passed_over(install: Callable, tmp_path: Path, told: Callable) -> None:
     paths = install("海")
     (tmp_path / "broken.ttf").write_bytes(b"no font")
