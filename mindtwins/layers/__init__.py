@@ -23,7 +23,7 @@ from mindtwins.layers.normalization import LayerNorm
 from mindtwins.layers.padding import crop_top_left, pad_bottom_right
 from mindtwins.layers.rearrangement import channels_first, channels_last
 from mindtwins.layers.reduction import sum_of_squares
-from mindtwins.layers.residual import add_branch, draw_drop_path_mask, scale_channels
+from mindtwins.layers.residual import add_branch, add_mlp, draw_drop_path_mask, scale_channels
 from mindtwins.layers.resize import (
     adaptive_average_pool,
     resize_bilinear,
@@ -45,6 +45,7 @@ __all__ = [
     "WindowAttention",
     "adaptive_average_pool",
     "add_branch",
+    "add_mlp",
     "attend",
     "channels_first",
     "channels_last",

@@ -53,7 +53,8 @@ class PatchConv(_Conv):
         weight, bias = ops.cast(self.weight, x.dtype), ops.cast(self.bias, x.dtype)
         if use_kernel(x, self.formulation):
             patches = kernels.gather_patches(_whole_patches(x, self.patch), self.patch)
-            return kernels.add_bias(_multiply(patches, weight), bias)
+            matrix = ops.reshape(weight, (self.out_channels, -1))
+            return kernels.dense(patches, matrix, bias)
         return self.convolve(x, weight, bias, self.patch)
 
 

@@ -12,6 +12,8 @@ from mindspore import Tensor, ops
 
 from mindtwins.layers import kernels
 from mindtwins.layers.device import use_kernel
+from mindtwins.layers.linear import Dense, DenseGELU
+from mindtwins.layers.normalization import LayerNorm
 
 
 def add_branch(x: Tensor, branch: Tensor, drop_path_mask: Tensor | None) -> Tensor:
@@ -22,6 +24,25 @@ def add_branch(x: Tensor, branch: Tensor, drop_path_mask: Tensor | None) -> Tens
         ops.reshape(drop_path_mask, (-1, 1)), (branch.shape[0], branch.shape[3])
     )
     return x + scale_channels(branch, factors)
+
+
+def add_mlp(x: Tensor, norm: LayerNorm, fc1: DenseGELU, fc2: Dense) -> Tensor:
+    """`x + fc2(fc1(norm(x)))`, with hidden maps that are never in memory where there is a kernel.
+
+    For inference: its gradient computes again what `add_branch` would have kept.
+    """
+    if use_kernel(x):
+        return kernels.mlp(
+            x,
+            norm.gamma,
+            norm.beta,
+            fc1.weight,
+            fc1.bias,
+            fc2.weight,
+            fc2.bias,
+            norm.epsilon_tensor,
+        )
+    return x + fc2(fc1(norm(x)))
 
 
 def scale_channels(x: Tensor, factors: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from mindtwins.layers import (
     PatchConv,
     WindowAttention,
     add_branch,
+    add_mlp,
     channels_first,
     channels_last,
     crop_top_left,
@@ -235,6 +236,8 @@ class Block(nn.Cell):
         self, x: Tensor, attn_drop_path: Tensor | None, mlp_drop_path: Tensor | None
     ) -> Tensor:
         x = add_branch(x, self.attn(self.norm1(x)), attn_drop_path)
+        if not self.training:
+            return add_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2)
         return add_branch(x, self.mlp(self.norm2(x)), mlp_drop_path)
 
 

@@ -66,8 +66,21 @@ def add_bias(x, bias):
     return x + bias
 
 
-def bias_gelu(x, bias):
-    return gelu_native(x + bias)
+def gelu(x):
+    return gelu_native(x)
+
+
+def dense(x, weight, bias):
+    return ops.matmul(x, weight.T) + bias
+
+
+def dense_residual(x, weight, bias, residual):
+    return residual + ops.matmul(x, weight.T) + bias
+
+
+def mlp(x, gamma, beta, weight1, bias1, weight2, bias2, epsilon):
+    hidden = gelu_native(dense(layer_norm(x, gamma, beta, epsilon), weight1, bias1))
+    return x + dense(hidden, weight2, bias2)
 
 
 def scale(x, factors):
@@ -142,12 +155,28 @@ def floats(*shape: int, seed: int = 1) -> Tensor:
 LABELS = np.random.default_rng(2).integers(-1, 19, (2, 11, 12), np.int32)
 MASK = np.where(tokens(1, 6, 1, WINDOW**2, WINDOW**2) > 1, np.float32(-1000), np.float32(0))
 X = Tensor(tokens(2, 6, 9, 20))
+EPSILON = Tensor([1e-3], ms.float32)
 # Plain formulation -> inputs, and how many of them, the first ones, are differentiated.
 CASES = {
     add_bias: ((X, floats(20)), 2),
-    bias_gelu: ((X, floats(20)), 2),
+    gelu: ((X,), 1),
+    dense: ((X, floats(37, 20), floats(37)), 3),
+    dense_residual: ((X, floats(37, 20), floats(37), floats(2, 6, 9, 37)), 4),
+    mlp: (
+        (
+            X,
+            floats(20),
+            floats(20, seed=3),
+            floats(37, 20, seed=4),
+            floats(37),
+            floats(20, 37, seed=6),
+            floats(20),
+            EPSILON,
+        ),
+        7,
+    ),
     scale: ((X, floats(2, 20)), 1),
-    layer_norm: ((X, floats(20), floats(20, seed=3), Tensor([1e-3], ms.float32)), 3),
+    layer_norm: ((X, floats(20), floats(20, seed=3), EPSILON), 3),
     moments: ((floats(300, 20),), 1),
     normalize: ((floats(300, 20), floats(20), floats(20, seed=3), floats(20, seed=4)), 4),
     window_attention: ((floats(2, 6, 9, 60), Tensor(MASK), Tensor([HEADS, WINDOW], ms.int32)), 1),

@@ -9,16 +9,19 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <pthread.h>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace mindtwins {
@@ -173,6 +176,41 @@ class Buffer {
  private:
   int64_t count_;
   float* data_;
+};
+
+// Memory for a moment, whose numbers are any at first. A thread keeps what it was given and takes it
+// again: fresh memory costs a page fault for every 4 KB.
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) {
+    thread_local std::vector<std::unique_ptr<Block>> blocks;
+    for (auto& block : blocks)
+      if (!block->in_use && (!block_ || block->size > block_->size)) block_ = block.get();
+    if (!block_) block_ = blocks.emplace_back(new Block).get();
+    block_->in_use = true;
+    if (block_->size < count) block_->grow(count);
+  }
+  Scratch(const Scratch&) = delete;
+  ~Scratch() { block_->in_use = false; }
+  float* data() { return block_->data; }
+  const float* data() const { return block_->data; }
+
+ private:
+  struct Block {
+    ~Block() { release(); }
+    void release() {
+      if (data) operator delete[](data, std::align_val_t(64));
+    }
+    void grow(int64_t count) {
+      release();
+      data = new (std::align_val_t(64)) float[count];
+      size = count;
+    }
+    float* data = nullptr;
+    int64_t size = 0;
+    bool in_use = false;
+  };
+  Block* block_ = nullptr;
 };
 
 inline int64_t product(const int64_t* shape, int count) {

@@ -17,8 +17,37 @@ def add_bias(x, bias, out, dout):
     return dout, kernels.add_bias_gradient(dout, bias)
 
 
-def bias_gelu(x, bias, out, dout):
-    return kernels.bias_gelu_gradient(dout, x, bias)
+def gelu(x, out, dout):
+    return (kernels.gelu_gradient(dout, x),)
+
+
+def dense(x, weight, bias, out, dout):
+    return kernels.dense_gradient(dout, x, weight)
+
+
+def dense_residual(x, weight, bias, residual, out, dout):
+    grad_x, grad_weight, grad_bias = kernels.dense_gradient(dout, x, weight)
+    return grad_x, grad_weight, grad_bias, dout
+
+
+def mlp(x, gamma, beta, weight1, bias1, weight2, bias2, epsilon, out, dout):
+    normal = kernels.layer_norm(x, gamma, beta, epsilon)
+    before = kernels.dense(normal, weight1, bias1)
+    hidden = kernels.gelu(before)
+    grad_hidden, grad_weight2, grad_bias2 = kernels.dense_gradient(dout, hidden, weight2)
+    grad_before = kernels.gelu_gradient(grad_hidden, before)
+    grad_normal, grad_weight1, grad_bias1 = kernels.dense_gradient(grad_before, normal, weight1)
+    grad_x, grad_gamma, grad_beta = kernels.layer_norm_gradient(grad_normal, x, gamma, epsilon)
+    return (
+        dout + grad_x,
+        grad_gamma,
+        grad_beta,
+        grad_weight1,
+        grad_bias1,
+        grad_weight2,
+        grad_bias2,
+        ops.zeros_like(epsilon),
+    )
 
 
 def scale(x, factors, out, dout):

@@ -1,35 +1,11 @@
 // Layer norm, and batch norm in two parts: the moments of a batch, and normalizing by given ones.
 // float32.
 
-#include "common.h"
+#include "layer_norm.h"
 
 using namespace mindtwins;
 
 // ------------------------------------------------------------------------------------- layer norm
-
-namespace {
-
-// Of one row of x.
-struct Statistics {
-  float mean, rstd;
-};
-
-Statistics statistics(const float* x, int64_t channels, float epsilon) {
-  Vec total{};
-  for (int64_t c = 0; c < channels; c += V) total += load(x + c, channels - c);
-  const float mean = sum(total) / channels;
-  Vec squares{};
-  int64_t c = 0;
-  for (; c + V <= channels; c += V) {
-    const Vec centered = load(x + c) - mean;
-    squares += centered * centered;
-  }
-  float rest = 0;
-  for (; c < channels; c++) rest += (x[c] - mean) * (x[c] - mean);
-  return {mean, 1.f / std::sqrt((sum(squares) + rest) / channels + epsilon)};
-}
-
-}  // namespace
 
 // x (..., C), gamma, beta, epsilon (1,) -> y
 OPERATOR(layer_norm, "fffff") {
@@ -37,15 +13,8 @@ OPERATOR(layer_norm, "fffff") {
   float* y = OUTPUT(4);
   const int64_t channels = shapes[1][0];
   parallel(product(shapes[0], ranks[0]) / channels, ROWS, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++) {
-      const float* in = x + row * channels;
-      const Statistics s = statistics(in, channels, epsilon);
-      for (int64_t c = 0; c < channels; c += V) {
-        const int64_t n = channels - c;
-        const Vec normal = (load(in + c, n) - s.mean) * s.rstd;
-        store(y + row * channels + c, normal * load(gamma + c, n) + load(beta + c, n), n);
-      }
-    }
+    for (int64_t at = begin * channels; at < end * channels; at += channels)
+      normalize(x + at, gamma, beta, epsilon, channels, y + at);
   });
   return 0;
 }

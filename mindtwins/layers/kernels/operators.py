@@ -47,9 +47,21 @@ OPERATORS = {
     # x (..., C), bias (C,) -> x + bias
     "add_bias": Operator(lambda x, bias: x, gradients.add_bias),
     "add_bias_gradient": Operator(lambda dout, bias: bias),
-    # x (..., C), bias (C,) -> y * Phi(y) for y = x + bias
-    "bias_gelu": Operator(lambda x, bias: x, gradients.bias_gelu),
-    "bias_gelu_gradient": Operator(lambda dout, x, bias: (x, bias), outputs=2),
+    # x -> x Phi(x)
+    "gelu": Operator(lambda x: x, gradients.gelu),
+    "gelu_gradient": Operator(lambda dout, x: x),
+    # x (..., in), weight (out, in), bias (out,) -> x weight^T + bias
+    "dense": Operator(lambda x, weight, bias: (*x[:-1], weight[0]), gradients.dense),
+    "dense_gradient": Operator(lambda dout, x, weight: (x, weight, weight[:1]), outputs=3),
+    # the same with a residual (..., out) that is added
+    "dense_residual": Operator(
+        lambda x, weight, bias, residual: residual, gradients.dense_residual
+    ),
+    # x (..., C), gamma, beta, weight (hidden, C), bias, weight (C, hidden), bias, epsilon (1,)
+    # -> x + the two linear layers, GELU between them, of layer_norm(x)
+    "mlp": Operator(
+        lambda x, gamma, beta, weight1, bias1, weight2, bias2, epsilon: x, gradients.mlp
+    ),
     # x (B, ..., C), factors (B, C) -> x * factors; the factors are not to be differentiated
     "scale": Operator(lambda x, factors: x, gradients.scale),
     # x (..., C), gamma, beta (C,), epsilon (1,) -> x normalized over the last axis

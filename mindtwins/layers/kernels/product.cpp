@@ -1,0 +1,129 @@
+// Linear layers, with a norm before and an activation or a residual after them. float32.
+
+#include "product.h"
+
+#include "gelu.h"
+
+using namespace mindtwins;
+
+namespace {
+
+constexpr int64_t TASKS = 8;  // at least so many for a gradient, where there is enough to do
+constexpr int64_t RUN = 512;  // rows whose sum over them is one product
+
+struct GELU {
+  static Vec apply(Vec x) { return gelu(x); }
+};
+
+// Adds to what is there.
+struct Sum {
+  float* data;
+  int64_t columns;
+  template <int ROWS>
+  void operator()(int64_t row, int64_t column, const Vec (&sums)[ROWS][2]) const {
+    for (int half = 0; half < 2; half++) {
+      const int64_t n = columns - column - half * V;
+      if (n <= 0) return;
+      for (int r = 0; r < ROWS; r++) {
+        float* target = data + (row + r) * columns + column + half * V;
+        store(target, load(target, n) + sums[r][half], n);
+      }
+    }
+  }
+};
+
+Matrix rows_of(const float* w, int64_t depth) { return {w, depth, 1}; }
+
+// dweight (columns, depth) = dy^T x and dbias, summed over the rows of dy and x: in runs of RUN
+// rows, and these in chunks that are added in order, so that few channels keep all threads busy.
+void weight_gradient(const float* dy, const float* x, int64_t rows, int64_t columns, int64_t depth,
+                     float* dweight, float* dbias) {
+  constexpr int64_t STRIDE = RUN + V;  // rows a power of two apart would meet in the cache
+  const int64_t groups = (columns + BLOCK - 1) / BLOCK, runs = (rows + RUN - 1) / RUN;
+  const int64_t chunks = std::min(runs, (TASKS + groups - 1) / groups);
+  const int64_t size = columns * (depth + 1);
+  Buffer partials(chunks * size);
+  parallel(chunks * groups, 1, [&](int64_t begin, int64_t end) {
+    Scratch turned(BLOCK * STRIDE), panel(RUN * PANEL);
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t chunk = task / groups, first = task % groups * BLOCK;
+      const int64_t count = std::min(BLOCK, columns - first);
+      float* weights = &partials[chunk * size + first * depth];
+      float* biases = &partials[chunk * size + columns * depth + first];
+      for (int64_t run = chunk * runs / chunks; run < (chunk + 1) * runs / chunks; run++) {
+        const int64_t row = run * RUN, length = std::min(RUN, rows - row);
+        side_by_side({dy + row * columns + first, columns, 1}, length, count,
+                     round_up(length), turned.data(), STRIDE);
+        for (int64_t i = 0; i < count; i++) {
+          Vec total{};
+          for (int64_t k = 0; k < length; k += V) total += load(turned.data() + i * STRIDE + k);
+          biases[i] += sum(total);
+        }
+        for (int64_t column = 0; column < depth; column += PANEL) {
+          pack_panel({x + row * depth + column, 1, depth}, depth - column, length, panel.data());
+          multiply_panel({turned.data(), STRIDE, 1}, count, panel.data(), length,
+                         Sum{weights, depth}, 0, column, x);
+        }
+      }
+    }
+  });
+  add_partials(partials, size, 0, columns * depth, dweight);
+  add_partials(partials, size, columns * depth, columns, dbias);
+}
+
+}  // namespace
+
+// x (..., in), weight (out, in), bias (out,) -> x w^T + bias
+OPERATOR(dense, "ffff") {
+  const int64_t columns = shapes[1][0], depth = shapes[1][1];
+  const int64_t rows = product(shapes[0], ranks[0]) / depth;
+  multiply(PlainRows{INPUT(0), depth}, rows, rows_of(INPUT(1), depth), columns,
+           Output<Identity>{OUTPUT(3), columns, INPUT(2), nullptr});
+  return 0;
+}
+
+// x, weight, bias, residual (..., out) -> residual + x w^T + bias
+OPERATOR(dense_residual, "fffff") {
+  const int64_t columns = shapes[1][0], depth = shapes[1][1];
+  const int64_t rows = product(shapes[0], ranks[0]) / depth;
+  multiply(PlainRows{INPUT(0), depth}, rows, rows_of(INPUT(1), depth), columns,
+           Output<Identity>{OUTPUT(4), columns, INPUT(2), INPUT(3)});
+  return 0;
+}
+
+// dy (..., out), x (..., in), weight (out, in) -> dx, dweight, dbias
+OPERATOR(dense_gradient, "ffffff") {
+  const int64_t columns = shapes[2][0], depth = shapes[2][1];
+  const int64_t rows = product(shapes[1], ranks[1]) / depth;
+  multiply(PlainRows{INPUT(0), columns}, rows, {INPUT(2), 1, depth}, depth,
+           Output<Identity>{OUTPUT(3), depth, nullptr, nullptr});
+  weight_gradient(INPUT(0), INPUT(1), rows, columns, depth, OUTPUT(4), OUTPUT(5));
+  return 0;
+}
+
+// x (..., C), gamma, beta, weight (hidden, C), bias, weight (C, hidden), bias, epsilon
+// -> x + GELU(norm(x) w1^T + b1) w2^T + b2; a block of rows at a time, whose hidden numbers never
+// leave the cache.
+OPERATOR(mlp, "fffffffff") {
+  const int64_t hidden = shapes[3][0], channels = shapes[3][1];
+  const int64_t rows = product(shapes[0], ranks[0]) / channels;
+  const NormalizedRows source{INPUT(0), INPUT(1), INPUT(2), *INPUT(7), channels};
+  const Matrix first = rows_of(INPUT(3), channels), second = rows_of(INPUT(5), hidden);
+  const Output<Identity> output{OUTPUT(8), channels, INPUT(6), INPUT(0)};
+  if (rows <= FEW) {
+    Scratch between(rows * hidden);
+    multiply(source, rows, first, hidden,
+             Output<GELU>{between.data(), hidden, INPUT(4), nullptr});
+    multiply_few({between.data(), hidden, 1}, rows, second, channels, hidden, output);
+    return 0;
+  }
+  const Packed up(first, hidden, channels), down(second, channels, hidden);
+  parallel(rows, BLOCK, [&](int64_t begin, int64_t end) {
+    const int64_t count = end - begin;
+    Scratch numbers(BLOCK * channels), between(BLOCK * hidden);
+    up.multiply(source.read(begin, count, numbers.data()), 0, count,
+                Output<GELU>{between.data(), hidden, INPUT(4), nullptr});
+    down.multiply({between.data(), hidden, 1}, begin, count, output);
+  });
+  return 0;
+}
