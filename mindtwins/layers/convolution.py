@@ -53,8 +53,7 @@ class PatchConv(_Conv):
         weight, bias = ops.cast(self.weight, x.dtype), ops.cast(self.bias, x.dtype)
         if use_kernel(x, self.formulation):
             patches = kernels.gather_patches(_whole_patches(x, self.patch), self.patch)
-            matrix = ops.reshape(weight, (self.out_channels, -1))
-            return kernels.dense(patches, matrix, bias)
+            return kernels.dense(patches, weight, bias)
         return self.convolve(x, weight, bias, self.patch)
 
 

@@ -25,11 +25,6 @@ def dense(x, weight, bias, out, dout):
     return kernels.dense_gradient(dout, x, weight)
 
 
-def dense_residual(x, weight, bias, residual, out, dout):
-    grad_x, grad_weight, grad_bias = kernels.dense_gradient(dout, x, weight)
-    return grad_x, grad_weight, grad_bias, dout
-
-
 def mlp(x, gamma, beta, weight1, bias1, weight2, bias2, epsilon, out, dout):
     normal = kernels.layer_norm(x, gamma, beta, epsilon)
     before = kernels.dense(normal, weight1, bias1)

@@ -50,13 +50,10 @@ OPERATORS = {
     # x -> x Phi(x)
     "gelu": Operator(lambda x: x, gradients.gelu),
     "gelu_gradient": Operator(lambda dout, x: x),
-    # x (..., in), weight (out, in), bias (out,) -> x weight^T + bias
+    # x (..., in), weight (out, ...) of `in` numbers for each output, bias (out,)
+    # -> x weight^T + bias, (..., out)
     "dense": Operator(lambda x, weight, bias: (*x[:-1], weight[0]), gradients.dense),
     "dense_gradient": Operator(lambda dout, x, weight: (x, weight, weight[:1]), outputs=3),
-    # the same with a residual (..., out) that is added
-    "dense_residual": Operator(
-        lambda x, weight, bias, residual: residual, gradients.dense_residual
-    ),
     # x (..., C), gamma, beta, weight (hidden, C), bias, weight (C, hidden), bias, epsilon (1,)
     # -> x + the two linear layers, GELU between them, of layer_norm(x)
     "mlp": Operator(

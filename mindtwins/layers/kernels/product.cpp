@@ -3,13 +3,14 @@
 #include "product.h"
 
 #include "gelu.h"
+#include "layer_norm.h"
 
 using namespace mindtwins;
 
 namespace {
 
 constexpr int64_t TASKS = 8;  // at least so many for a gradient, where there is enough to do
-constexpr int64_t RUN = 512;  // rows whose sum over them is one product
+constexpr int64_t GROUP = 4 * BLOCK, RUN = 256;  // outputs and rows of a product for a gradient
 
 struct GELU {
   static Vec apply(Vec x) { return gelu(x); }
@@ -32,22 +33,22 @@ struct Sum {
   }
 };
 
-Matrix rows_of(const float* w, int64_t depth) { return {w, depth, 1}; }
+Matrix rows_of(const float* data, int64_t depth) { return {data, depth, 1}; }
 
 // dweight (columns, depth) = dy^T x and dbias, summed over the rows of dy and x: in runs of RUN
 // rows, and these in chunks that are added in order, so that few channels keep all threads busy.
 void weight_gradient(const float* dy, const float* x, int64_t rows, int64_t columns, int64_t depth,
                      float* dweight, float* dbias) {
-  constexpr int64_t STRIDE = RUN + V;  // rows a power of two apart would meet in the cache
-  const int64_t groups = (columns + BLOCK - 1) / BLOCK, runs = (rows + RUN - 1) / RUN;
+  constexpr int64_t STRIDE = RUN + V;  // see `apart`
+  const int64_t groups = (columns + GROUP - 1) / GROUP, runs = (rows + RUN - 1) / RUN;
   const int64_t chunks = std::min(runs, (TASKS + groups - 1) / groups);
   const int64_t size = columns * (depth + 1);
   Buffer partials(chunks * size);
   parallel(chunks * groups, 1, [&](int64_t begin, int64_t end) {
-    Scratch turned(BLOCK * STRIDE), panel(RUN * PANEL);
+    Scratch turned(GROUP * STRIDE), panel(RUN * PANEL);
     for (int64_t task = begin; task < end; task++) {
-      const int64_t chunk = task / groups, first = task % groups * BLOCK;
-      const int64_t count = std::min(BLOCK, columns - first);
+      const int64_t chunk = task / groups, first = task % groups * GROUP;
+      const int64_t count = std::min(GROUP, columns - first);
       float* weights = &partials[chunk * size + first * depth];
       float* biases = &partials[chunk * size + columns * depth + first];
       for (int64_t run = chunk * runs / chunks; run < (chunk + 1) * runs / chunks; run++) {
@@ -73,30 +74,21 @@ void weight_gradient(const float* dy, const float* x, int64_t rows, int64_t colu
 
 }  // namespace
 
-// x (..., in), weight (out, in), bias (out,) -> x w^T + bias
+// x (..., in), weight (out, ...) of `in` numbers for each output, bias (out,) -> x w^T + bias
 OPERATOR(dense, "ffff") {
-  const int64_t columns = shapes[1][0], depth = shapes[1][1];
+  const int64_t columns = shapes[1][0], depth = product(shapes[1] + 1, ranks[1] - 1);
   const int64_t rows = product(shapes[0], ranks[0]) / depth;
-  multiply(PlainRows{INPUT(0), depth}, rows, rows_of(INPUT(1), depth), columns,
-           Output<Identity>{OUTPUT(3), columns, INPUT(2), nullptr});
+  multiply(rows_of(INPUT(0), depth), rows, rows_of(INPUT(1), depth), columns, depth,
+           Output<Identity>{OUTPUT(3), columns, columns, INPUT(2), nullptr});
   return 0;
 }
 
-// x, weight, bias, residual (..., out) -> residual + x w^T + bias
-OPERATOR(dense_residual, "fffff") {
-  const int64_t columns = shapes[1][0], depth = shapes[1][1];
-  const int64_t rows = product(shapes[0], ranks[0]) / depth;
-  multiply(PlainRows{INPUT(0), depth}, rows, rows_of(INPUT(1), depth), columns,
-           Output<Identity>{OUTPUT(4), columns, INPUT(2), INPUT(3)});
-  return 0;
-}
-
-// dy (..., out), x (..., in), weight (out, in) -> dx, dweight, dbias
+// dy (..., out), x (..., in), weight (out, ...) -> dx, dweight, dbias
 OPERATOR(dense_gradient, "ffffff") {
-  const int64_t columns = shapes[2][0], depth = shapes[2][1];
+  const int64_t columns = shapes[2][0], depth = product(shapes[2] + 1, ranks[2] - 1);
   const int64_t rows = product(shapes[1], ranks[1]) / depth;
-  multiply(PlainRows{INPUT(0), columns}, rows, {INPUT(2), 1, depth}, depth,
-           Output<Identity>{OUTPUT(3), depth, nullptr, nullptr});
+  multiply(rows_of(INPUT(0), columns), rows, {INPUT(2), 1, depth}, depth, columns,
+           Output<Identity>{OUTPUT(3), depth, depth, nullptr, nullptr});
   weight_gradient(INPUT(0), INPUT(1), rows, columns, depth, OUTPUT(4), OUTPUT(5));
   return 0;
 }
@@ -107,23 +99,31 @@ OPERATOR(dense_gradient, "ffffff") {
 OPERATOR(mlp, "fffffffff") {
   const int64_t hidden = shapes[3][0], channels = shapes[3][1];
   const int64_t rows = product(shapes[0], ranks[0]) / channels;
-  const NormalizedRows source{INPUT(0), INPUT(1), INPUT(2), *INPUT(7), channels};
   const Matrix first = rows_of(INPUT(3), channels), second = rows_of(INPUT(5), hidden);
-  const Output<Identity> output{OUTPUT(8), channels, INPUT(6), INPUT(0)};
+  const auto normalized = [&](int64_t begin, int64_t end, float* to) {
+    for (int64_t row = begin; row < end; row++, to += apart(channels))
+      normalize(INPUT(0) + row * channels, INPUT(1), INPUT(2), *INPUT(7), channels, to);
+  };
+  const auto gelu_to = [&](float* to) {
+    return Output<GELU>{to, hidden, apart(hidden), INPUT(4), nullptr};
+  };
+  const Output<Identity> output{OUTPUT(8), channels, channels, INPUT(6), INPUT(0)};
   if (rows <= FEW) {
-    Scratch between(rows * hidden);
-    multiply(source, rows, first, hidden,
-             Output<GELU>{between.data(), hidden, INPUT(4), nullptr});
-    multiply_few({between.data(), hidden, 1}, rows, second, channels, hidden, output);
+    Scratch normal(rows * apart(channels)), between(rows * apart(hidden));
+    parallel(rows, 16, [&](int64_t begin, int64_t end) {
+      normalized(begin, end, normal.data() + begin * apart(channels));
+    });
+    multiply_few({normal.data(), apart(channels), 1}, rows, first, hidden, channels,
+                 gelu_to(between.data()));
+    multiply_few({between.data(), apart(hidden), 1}, rows, second, channels, hidden, output);
     return 0;
   }
   const Packed up(first, hidden, channels), down(second, channels, hidden);
   parallel(rows, BLOCK, [&](int64_t begin, int64_t end) {
-    const int64_t count = end - begin;
-    Scratch numbers(BLOCK * channels), between(BLOCK * hidden);
-    up.multiply(source.read(begin, count, numbers.data()), 0, count,
-                Output<GELU>{between.data(), hidden, INPUT(4), nullptr});
-    down.multiply({between.data(), hidden, 1}, begin, count, output);
+    Scratch normal(BLOCK * apart(channels)), between(BLOCK * apart(hidden));
+    normalized(begin, end, normal.data());
+    up.multiply({normal.data(), apart(channels), 1}, 0, end - begin, gelu_to(between.data()));
+    down.multiply({between.data(), apart(hidden), 1}, begin, end - begin, output);
   });
   return 0;
 }

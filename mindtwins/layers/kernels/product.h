@@ -1,4 +1,4 @@
-// Products x w^T of rows of numbers with a weight, with what comes before and after them.
+// Products x w^T of rows of numbers with a weight, and what becomes of them before they are written.
 //
 // The weight's rows become panels: PANEL of them side by side, so that a step along their depth
 // reads consecutive numbers. A tile of the product, TILE rows by a panel, stays in the registers
@@ -6,7 +6,7 @@
 
 #pragma once
 
-#include "layer_norm.h"
+#include "common.h"
 
 namespace mindtwins {
 
@@ -23,6 +23,9 @@ struct Matrix {
   int64_t row, step;
   Matrix from(int64_t i, int64_t k = 0) const { return {data + i * row + k * step, row, step}; }
 };
+
+// Distance of rows in scratch memory: a power of two apart they would meet in the cache.
+inline int64_t apart(int64_t depth) { return depth + V; }
 
 inline int64_t panels(int64_t columns) { return (columns + PANEL - 1) / PANEL; }
 
@@ -54,16 +57,21 @@ inline void transpose(Vec* rows) {
 inline void side_by_side(Matrix w, int64_t count, int64_t depth, int64_t width, float* out,
                          int64_t stride) {
   if (w.row == 1) {
-    for (int64_t k = 0; k < depth; k++)
+    for (int64_t k = 0; k < depth; k++) {
+      __builtin_prefetch(w.data + (k + 2 * V) * w.step);  // each line is far from the last one
       for (int64_t i = 0; i < width; i += V)
         store(out + k * stride + i, i < count ? load(w.data + k * w.step + i, count - i) : Vec{});
+    }
     return;
   }
   for (int64_t i = 0; i < width; i += V)
     for (int64_t k = 0; k < depth; k += V) {
       Vec square[V];
-      for (int lane = 0; lane < V; lane++)
-        square[lane] = i + lane < count ? load(w.data + (i + lane) * w.row + k, depth - k) : Vec{};
+      for (int lane = 0; lane < V; lane++) {
+        const float* row = w.data + (i + lane) * w.row + k;
+        square[lane] = i + lane < count ? load(row, depth - k) : Vec{};
+        __builtin_prefetch(row + V * w.row);
+      }
       transpose(square);
       for (int64_t lane = 0; lane < std::min<int64_t>(V, depth - k); lane++)
         store(out + (k + lane) * stride + i, square[lane]);
@@ -128,29 +136,6 @@ void multiply_panel(Matrix x, int64_t count, const float* panel, int64_t depth,
   }
 }
 
-// ------------------------------------------------------------------------------------- what before
-
-// The rows as they are.
-struct PlainRows {
-  static constexpr bool prepared = true;
-  const float* data;
-  int64_t depth;
-  Matrix read(int64_t first, int64_t, float*) const { return {data + first * depth, depth, 1}; }
-};
-
-// The rows normalized (layer norm).
-struct NormalizedRows {
-  static constexpr bool prepared = false;
-  const float *data, *gamma, *beta;
-  float epsilon;
-  int64_t depth;
-  Matrix read(int64_t first, int64_t count, float* numbers) const {
-    for (int64_t row = 0; row < count; row++)
-      normalize(data + (first + row) * depth, gamma, beta, epsilon, depth, numbers + row * depth);
-    return {numbers, depth, 1};
-  }
-};
-
 // -------------------------------------------------------------------------------------- what after
 
 struct Identity {
@@ -161,7 +146,7 @@ struct Identity {
 template <class Activation>
 struct Output {
   float* data;
-  int64_t columns;
+  int64_t columns, stride;
   const float *bias, *residual;
   template <int ROWS>
   void operator()(int64_t row, int64_t column, const Vec (&sums)[ROWS][2]) const {
@@ -170,7 +155,7 @@ struct Output {
       if (n <= 0) return;
       const Vec offset = bias ? load(bias + column + half * V, n) : Vec{};
       for (int r = 0; r < ROWS; r++) {
-        const int64_t at = (row + r) * columns + column + half * V;
+        const int64_t at = (row + r) * stride + column + half * V;
         Vec y = Activation::apply(sums[r][half] + offset);
         if (residual) y += load(residual + at, n);
         store(data + at, y, n);
@@ -220,28 +205,13 @@ void multiply_few(Matrix x, int64_t rows, Matrix w, int64_t columns, int64_t dep
   });
 }
 
-// All rows as a source gives them, which may have to make them first.
-template <class Source, class Use>
-void with_all_rows(const Source& source, int64_t rows, const Use& use) {
-  Scratch numbers(Source::prepared ? 0 : rows * source.depth);
-  if (!Source::prepared)
-    parallel(rows, 16, [&](int64_t begin, int64_t end) {
-      source.read(begin, end - begin, numbers.data() + begin * source.depth);
-    });
-  use(Source::prepared ? source.read(0, rows, nullptr) : Matrix{numbers.data(), source.depth, 1});
-}
-
-template <class Source, class Finish>
-void multiply(const Source& source, int64_t rows, Matrix w, int64_t columns, const Finish& finish) {
-  const int64_t depth = source.depth;
-  if (rows <= FEW)
-    return with_all_rows(source, rows, [&](Matrix x) {
-      multiply_few(x, rows, w, columns, depth, finish);
-    });
+template <class Finish>
+void multiply(Matrix x, int64_t rows, Matrix w, int64_t columns, int64_t depth,
+              const Finish& finish) {
+  if (rows <= FEW) return multiply_few(x, rows, w, columns, depth, finish);
   const Packed packed(w, columns, depth);
   parallel(rows, BLOCK, [&](int64_t begin, int64_t end) {
-    Scratch numbers(Source::prepared ? 0 : BLOCK * depth);
-    packed.multiply(source.read(begin, end - begin, numbers.data()), begin, end - begin, finish);
+    packed.multiply(x.from(begin), begin, end - begin, finish);
   });
 }
 
