@@ -9,6 +9,7 @@ MindSpore loads; how long a first operation takes, and MindSpore's own check. As
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -28,6 +29,7 @@ from benchmarks.workers import Failed, start
 from mindtwins.errors import run_cli
 from mindtwins.execution import use_device
 from mindtwins.layers import kernels
+from mindtwins.layers.kernels import loading
 
 PACKAGES = ("mindspore", "torch", "timm", "onnxruntime", "openvino", "numpy")
 _LIBRARIES = re.compile(r"lib(cudart|cublas|cublasLt|cudnn|nccl|cuda|mindspore_gpu)\.so[.\d]*$")
@@ -64,6 +66,21 @@ def card(fields: str = "name") -> str:
     return output.stdout.partition("\n")[0]
 
 
+def core_peak() -> float | None:
+    """Floating-point operations per second of one core, from registers; None without kernels."""
+    library = loading.library()
+    if library is None:
+        return None
+    multiply_adds = ctypes.CDLL(str(library)).mindtwins_multiply_adds
+    multiply_adds.argtypes, multiply_adds.restype = [ctypes.c_int64], ctypes.c_int64
+    count, best = 24_000_000, 0.0
+    for _ in range(5):
+        start = time.process_time()
+        lanes = multiply_adds(count)
+        best = max(best, 2 * count * lanes / (time.process_time() - start))
+    return best
+
+
 def main(argv: list[str]) -> None:
     """Print the tables."""
     options = parser(__doc__).parse_args(argv)
@@ -71,6 +88,8 @@ def main(argv: list[str]) -> None:
     table = Table("environment", "what", "found")
     fields = "name,driver_version,memory.total,compute_cap"
     table.row("card, driver, memory, compute capability", card(fields) or "none")
+    peak = core_peak()
+    table.row("multiply-adds of a core", f"{peak / 1e9:.0f} GFLOP/s" if peak else "no kernels")
     with start(EAGER, options.torch_python) as torch:
         try:
             table.row("PyTorch", torch.ask("environment")["found"])

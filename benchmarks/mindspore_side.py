@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,8 +24,8 @@ from benchmarks.inputs import (
     is_segmentor,
     torch_name,
 )
-from benchmarks.machine import card
-from benchmarks.roofline import find_floor
+from benchmarks.machine import card, core_peak
+from benchmarks.roofline import find_floor, processor_floor
 from benchmarks.timing import Timed
 from benchmarks.workers import serve
 from mindtwins.checkpoint import save_checkpoint
@@ -47,12 +48,17 @@ timed = Timed()
 
 
 def build(contestant: str, fields: list) -> dict:
-    """Get ready for a `Work` and do it once: what that takes, and the floor of the data sheet."""
+    """Get ready for a `Work` and do it once: what that takes, and what it takes at the least."""
     work = Work(*fields)
     use_device(work.device, allow_tf32=work.precision == "tf32")
     arrays = batch_of(work)
     cost = timed.start(lambda: MAKERS[work.what](work, *arrays), wait)
-    return cost._asdict() | {"floor": find_floor(work, card())}
+    if work.device == "CPU":
+        peak = core_peak()
+        floor = processor_floor(work, peak and peak * len(os.sched_getaffinity(0)))
+    else:
+        floor = find_floor(work, card())
+    return cost._asdict() | {"floor": floor}
 
 
 def peak() -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""How fast a model could be on a card: operations and bytes of each operator, and the card's peaks.
+"""How fast a model could be: operations and bytes of each operator, and the peaks of the device.
 
 An operator takes at least as long as its arithmetic at the peak of the unit that does it, and at
 least as long as moving its inputs and outputs once through the card's memory. The floor of a model
@@ -56,6 +56,14 @@ def find_floor(work: Work, card: str) -> float | None:
     if peaks is None or work.what != "inference" or is_segmentor(work.model):
         return None
     return floor_seconds(count_operators(work.model, work.size, work.batch), peaks, work.precision)
+
+
+def processor_floor(work: Work, rate: float | None) -> float | None:
+    """The same for all cores together at so many operations per second; memory is left out."""
+    if rate is None or work.what != "inference" or is_segmentor(work.model):
+        return None
+    operators = count_operators(work.model, work.size, work.batch)
+    return 2 * sum(operator.products for operator in operators) / rate
 
 
 def find_peaks(card: str) -> Peaks | None:

@@ -25,11 +25,11 @@ def test_rows_are_aligned_as_they_come(capsys):
 def test_cells_of_a_speed_table():
     work = Work("CPU", "fp32", "svt_small", "inference", 224, 64)
     costs = {MINDTWINS: Cost(0.02, 0.04), "eager": Cost(0.03, 0.05)}
-    assert speed.row_cells(work, costs, "eager", 0.005) == ("20.0", "30.0", "1.50", "1.25")
-    assert speed.row_cells(work, costs, "timm", 0.005) == ("20.0", "-", "-", "-")
+    assert speed.row_cells(work, costs, "eager", 0.005) == ("20.0", "30.0", "1.50", "1.25", "25%")
+    assert speed.row_cells(work, costs, "timm", None) == ("20.0", "-", "-", "-", "-")
     on_gpu = work._replace(device="GPU")
-    assert speed.row_cells(on_gpu, costs, "eager", 0.005) == ("20.0", "30.0", "1.50", "25%")
-    assert speed.row_cells(on_gpu, costs, "eager", None)[3] == "-"
+    assert speed.row_cells(on_gpu, costs, "eager", 0.005) == ("20.0", "30.0", "1.50", "-", "25%")
+    assert speed.row_cells(on_gpu, costs, "eager", None)[4] == "-"
     assert speed.row_cells(on_gpu, {"eager": costs["eager"]}, "eager", 0.005)[0] == "-"
 
 
