@@ -208,7 +208,7 @@ def _to_convert(path: Path) -> str:
     if path.suffix == ".ckpt":
         target = shlex.quote(f"{path.stem}_converted.ckpt")
     return (
-        f"{path} holds PyTorch's weights: convert it first, with python convert/pt2ms.py"
+        f"{path} holds PyTorch's weights: convert it first, with mindtwins convert"
         f" --pt_path {shlex.quote(str(path))} --ckpt_path {target}"
     )
 
