@@ -7,7 +7,7 @@ from mindspore import nn, ops
 from mindtwins.checkpoint import save_checkpoint
 from mindtwins.conversion.converter import from_torch
 from mindtwins.conversion.readers import read_source
-from mindtwins.conversion.verify import Comparison, format_table, photographs, verify
+from mindtwins.conversion.verify import Comparison, format_table, verify
 from mindtwins.models import twins
 from mindtwins.tasks import KINDS
 
@@ -127,13 +127,3 @@ def test_the_table_has_a_line_per_comparison():
     assert len(table) == 3
     assert table[1].split() == ["x", "logits", "1.0e-06", "4.0e-06", "1.0e-07", "4.0e-07", "ok"]
     assert table[2].endswith("FAILED")
-
-
-@pytest.mark.parametrize("channels", [1, 3, 5])
-def test_photographs_fit_the_model(channels):
-    images = photographs(channels)
-    assert images.shape == (2, channels, 224, 224)
-    assert images.dtype == np.float32
-    assert 0.5 < images.std() < 2
-    if channels == 5:
-        np.testing.assert_array_equal(images[:, 3], images[:, 0])
