@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 import torch
@@ -68,6 +69,11 @@ def conversions() -> list[Path]:
 
 
 class TestModel:
+    @pytest.fixture(autouse=True)
+    def interpreted(self) -> None:
+        """Without a graph to build for each."""
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+
     def test_published_weights(self, hub: Hub, images, expected, told: Callable):
         model = mindtwins.create_model("svt_tiny", pretrained=True)
         np.testing.assert_allclose(model(Tensor(images)).asnumpy(), expected, atol=5e-6)
