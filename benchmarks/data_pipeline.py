@@ -31,6 +31,7 @@ from mindtwins.classification.transforms import EvaluationTransform, TrainingTra
 from mindtwins.data import resample
 from mindtwins.data.decode import read_rgb
 from mindtwins.data.image_folder import ImageFolder
+from mindtwins.data.loader import LoaderOptions
 from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.data.randomness import sample_generator
 from mindtwins.errors import run_cli
@@ -75,14 +76,17 @@ def theirs(
     return (len(labels) for _, labels in loader)
 
 
+def _loading(options: Namespace, processes: bool) -> LoaderOptions:
+    return LoaderOptions(num_parallel_workers=options.workers, python_multiprocessing=processes)
+
+
 def evaluation(folder: ImageFolder, options: Namespace, processes: bool) -> Iterator[int]:
     """A pass for evaluation."""
     loader = build_evaluation_loader(
         folder,
         EVALUATION,
         batch_size=options.batch_size,
-        num_parallel_workers=options.workers,
-        python_multiprocessing=processes,
+        options=_loading(options, processes),
     )
     return (int(batch.valid.sum()) for batch in loader)
 
@@ -95,8 +99,7 @@ def training(folder: ImageFolder, options: Namespace, processes: bool) -> Iterat
         Mixing(folder.num_classes, mixup_alpha=0.0, cutmix_alpha=0.0),
         batch_size=options.batch_size,
         seed=SEED,
-        num_parallel_workers=options.workers,
-        python_multiprocessing=processes,
+        options=_loading(options, processes),
     )
     return (len(batch.images) for batch in loader.batches(0, loader.steps_per_epoch))
 

@@ -173,7 +173,8 @@ def is_project_file(path: Path) -> bool:
         if form is not SAFETENSORS:
             return form is MINDSPORE
         file.seek(0)
-        header = file.read(int.from_bytes(file.read(8), "little"))
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, path.stat().st_size))  # a damaged length may be anything
     return METADATA_KEY.encode() in header
 
 
@@ -207,7 +208,7 @@ def _to_convert(path: Path) -> str:
     if path.suffix == ".ckpt":
         target = shlex.quote(f"{path.stem}_converted.ckpt")
     return (
-        f"{path} holds PyTorch's weights: convert it first, with python convert/pt2ms.py"
+        f"{path} holds PyTorch's weights: convert it first, with mindtwins convert"
         f" --pt_path {shlex.quote(str(path))} --ckpt_path {target}"
     )
 

@@ -35,7 +35,9 @@ TORCH_ZIP = Format("a PyTorch checkpoint")
 TORCH_LEGACY = Format("a PyTorch checkpoint of before version 1.6")
 SAFETENSORS = Format("a .safetensors file")
 SHARD_INDEX = Format("an index of shards")
-MINDSPORE = Format("a MindSpore checkpoint", "it needs no conversion, and ms2pt.py goes back")
+MINDSPORE = Format(
+    "a MindSpore checkpoint", "it needs no conversion, and mindtwins convert-back goes back"
+)
 
 _SAVE_WEIGHTS = "save the model's state_dict() instead"
 _UNPACK = "unpack it and give the checkpoint in it"

@@ -146,8 +146,8 @@ def find_checkpoint(config: Config) -> Checkpoint:
         if config.task != "classification":
             raise UserError(
                 f"the published weights are classifiers, which are no {config.model}: convert one"
-                " with pt2ms.py and name it with --pretrained_backbone, or name what --pretrained"
-                " is to fetch"
+                " with mindtwins convert and name it with --pretrained_backbone, or name what"
+                " --pretrained is to fetch"
             )
         source = published_repository(config.model)
     return rank_0_first(lambda: load_pretrained(KINDS, source))
@@ -255,7 +255,7 @@ def _describe(model: nn.Cell, checkpoint: Checkpoint) -> nn.Cell:
 
 
 def load_onnx(path: str | os.PathLike) -> OnnxModel:
-    """The model in a file that `export.py` wrote, from the file alone, run by onnxruntime.
+    """The model in a file that `mindtwins export` wrote, from the file alone, run by onnxruntime.
 
     Returns:
         A function of images (N, C, H, W) float32, with the attributes that `load_model` gives.

@@ -21,6 +21,7 @@ from sklearn.datasets import load_sample_images
 from mindtwins import console
 from mindtwins.data import notices
 from mindtwins.data.image_folder import ImageFolder
+from mindtwins.models.variants import VARIANTS, Variant
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,16 @@ def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
     monkeypatch.setattr(notices, "_told", bytearray(len(notices._told)))
     monkeypatch.setattr(console.notices, "disabled", False)
     return lambda: [r.getMessage() for r in caplog.records if r.name == console.notices.name]
+
+
+@pytest.fixture
+def pcpvt_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PCPVT that compiles in seconds, as `svt_tiny` does."""
+    from mindtwins.reference import twins as reference_twins
+
+    row = ("pcpvt", (32, 64, 96, 128), (1, 2, 3, 4), (4, 4, 4, 4), (1, 1, 2, 1))
+    monkeypatch.setitem(VARIANTS, "pcpvt_tiny", Variant(*row))
+    monkeypatch.setitem(reference_twins._TABLE, "pcpvt_tiny", row)
 
 
 @pytest.fixture(scope="session")

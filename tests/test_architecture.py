@@ -144,6 +144,19 @@ def test_each_command_has_its_script(name: str):
     assert text.endswith("    run_cli(main)\n")
 
 
+def test_the_package_sends_nobody_to_a_script():
+    """Which an installed package does not have: its messages and help name the console command."""
+    script = re.compile(rf"\b({'|'.join(Path(c.script).stem for c in COMMANDS.values())})\.py\b")
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{number} {line.strip()}"
+        for path in modules()
+        if path != PACKAGE / "__main__.py"  # the table of commands, and what is the same
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if script.search(line)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_no_task_is_named_outside_its_folder():
     wrong = []
     for path in modules():

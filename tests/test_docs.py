@@ -186,6 +186,7 @@ MSRUN = (
     "tests/training/test_distributed.py"
     "::test_killed_rank_ends_the_job_with_its_number_and_a_checkpoint"
 )
+VERIFIED = "tests/conversion/test_scripts.py::test_verification_report_and_summary"
 A_RUN = "tests/test_cli_train.py::test_validate_gives_the_last_evaluations_numbers"
 JOURNEY = "tests/test_docs.py::test_the_journey"
 THE_WHEEL = "tests/test_packaging.py::test_a_wheel_without_torch_trains_and_validates"
@@ -234,16 +235,17 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     ],
     "source .venv/bin/activate": [NotRun("the environment of these tests may be another one")],
     # Conversion
+    # The desk is made with these two, without --verify.
     "python convert/pt2ms.py --pt_path alt_gvt_small.pth --ckpt_path svt_small.ckpt --verify": [
-        Runs(tier="slow")
+        RunsIn(VERIFIED)
     ],
     "python convert/pt2ms.py --pt_path twins_svt-s_uperhead.pth"
-    " --ckpt_path upernet_svt_small.ckpt --verify": [Runs(tier="slow")],
+    " --ckpt_path upernet_svt_small.ckpt --verify": [
+        RunsIn("tests/conversion/test_segmentors.py::test_verification")
+    ],
     "python convert/ms2pt.py --ckpt_path svt_small.ckpt --pt_path back.pth": [Runs()],
     "python convert/pt2ms.py --pt_path alt_gvt_small.pth --ckpt_path svt_small.ckpt --verify"
-    " --report report.json": [
-        RunsIn("tests/conversion/test_scripts.py::test_verification_report_and_summary")
-    ],
+    " --report report.json": [RunsIn(VERIFIED)],
     "python convert/pt2ms.py --pt_path svt_s_new.ckpt --ckpt_path svt_small.ckpt --verify": [
         RunsIn("tests/conversion/test_mindcv.py::test_converted_verified_and_what_is_told")
     ],

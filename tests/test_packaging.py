@@ -163,7 +163,7 @@ def test_a_wheel_without_torch_trains_and_validates(installed: Path, tmp_path: P
     used = run(python, "-c", "from mindtwins.config import recipes; print(recipes.BUNDLED)")
     assert installed.parent in Path(used).parents
     recipe = ["-c", "svt_tiny_digits"]
-    run(mindtwins, "train", *recipe, "--epoch_size", "1", "--warmup_epochs", "0")
+    run(mindtwins, "train", *recipe, "--epoch_size=1", "--warmup_epochs=0", "--epoch_steps=2")
     result = tmp_path / "result.json"
     weights = tmp_path / "outputs" / "svt_tiny_digits" / "final.ckpt"
     validate = ["validate", *recipe, "--ckpt_path", str(weights), "--output_json", str(result)]

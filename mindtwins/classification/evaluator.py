@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from mindtwins.classification.loader import EvaluationLoader
+from mindtwins.classification.loader import EvaluationBatch
 from mindtwins.classification.metrics import ImageScores, Metrics
+from mindtwins.data.image_folder import ImageFolder
+from mindtwins.data.loader import EvaluationLoader
 from mindtwins.execution import Inference, Model
 
 
@@ -26,7 +28,7 @@ class Evaluator:
     def __init__(
         self,
         model: Model,
-        loader: EvaluationLoader,
+        loader: EvaluationLoader[ImageFolder, EvaluationBatch],
         show_progress: bool = True,
         exchange: Callable[[str, bytes], list[bytes]] | None = None,
     ) -> None:

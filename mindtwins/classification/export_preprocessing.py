@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mindtwins.classification.transforms import resized_side
 from mindtwins.errors import UserError
 from mindtwins.export.graph import Graph, Length, Port
 from mindtwins.export.operations import Map
@@ -32,7 +33,7 @@ def write_preprocessing(graph: Graph, preprocessing: Mapping[str, Any]) -> Map:
         UserError: the crop is larger than what the shorter side is resized to.
     """
     size = preprocessing["image_size"]
-    short_side = int(size / preprocessing["crop_pct"])
+    short_side = resized_side(size, preprocessing["crop_pct"])
     if short_side < size:
         raise UserError(
             f"crop_pct {preprocessing['crop_pct']:g} crops more than there is, which an exported"

@@ -34,11 +34,10 @@ from mindtwins.models.complexity import Part, count, format_summary
 from mindtwins.models.variants import resolve_name
 from mindtwins.training.distributed import World
 from mindtwins.training.recipe import (
-    asked_dialect,
     check_data,
-    check_usable,
     known_classes,
     loader_options,
+    model_options,
     with_known_dataset,
 )
 from mindtwins.training.recorded import as_trained, describe_use, record, states
@@ -154,15 +153,8 @@ class Classification:
             UserError: unknown model, or a checkpoint that does not fit.
         """
         config = self.config
-        check_usable(self.checkpoint)
-        model = create_model(
-            config.model,
-            config.num_classes,
-            ckpt_path=self.checkpoint,
-            drop_path_rate=config.drop_path_rate,
-            new_head=self._new_head,
-            **asked_dialect(config),
-        )
+        options = model_options(config, self.checkpoint, self._new_head)
+        model = create_model(config.model, **options)
         model.check_size(config.image_size, config.image_size)
         metadata = {
             "format_version": FORMAT_VERSION,
@@ -224,7 +216,7 @@ class Classification:
             batch_size=config.batch_size,
             seed=config.seed,
             accumulation=config.gradient_accumulation_steps,
-            **loader_options(config, world),
+            options=loader_options(config, world),
         )
 
     def loss(self) -> nn.Cell:
@@ -250,7 +242,7 @@ class Classification:
             batch_size=min(
                 config.eval_batch_size or config.batch_size * 3 // 2, -(-len(data) // world.size)
             ),
-            **loader_options(config, world),
+            options=loader_options(config, world),
         )
         return Evaluator(model, loader, world.is_main, world.exchange)
 

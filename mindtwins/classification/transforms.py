@@ -143,6 +143,11 @@ class TrainingTransform:
         return array
 
 
+def resized_side(image_size: int, crop_pct: float) -> int:
+    """Return the length that the shorter side is resized to before the crop; it rounds down."""
+    return int(image_size / crop_pct)
+
+
 def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Return (width, height) after resizing the shorter side; the longer one rounds down."""
     if width <= height:
@@ -184,7 +189,7 @@ class EvaluationTransform:
         self, image_size: int, crop_pct: float, mean: Sequence[float], std: Sequence[float]
     ) -> None:
         self.image_size = image_size
-        self.short_side = int(image_size / crop_pct)
+        self.short_side = resized_side(image_size, crop_pct)
         self.normalize = Normalize(mean, std)
 
     def __call__(self, image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Convert a PyTorch checkpoint of a Twins model to MindSpore.
 
-Example: python convert/pt2ms.py --pt_path alt_gvt_small.pth --ckpt_path svt_small.ckpt --verify
+Example: mindtwins convert --pt_path alt_gvt_small.pth --ckpt_path svt_small.ckpt --verify
 """
 
 from __future__ import annotations

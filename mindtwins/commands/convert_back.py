@@ -1,6 +1,6 @@
 """Convert a checkpoint of this project back to PyTorch, bit for bit.
 
-Example: python convert/ms2pt.py --ckpt_path svt_small.ckpt --pt_path svt_small.pth
+Example: mindtwins convert-back --ckpt_path svt_small.ckpt --pt_path svt_small.pth
 """
 
 from __future__ import annotations

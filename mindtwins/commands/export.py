@@ -1,7 +1,7 @@
 """Export a checkpoint to a file that other programs run, compared with the model it came from.
 
-    python export.py --ckpt_path svt_small.ckpt --file_name svt_small.onnx
-    python export.py --pretrained --model svt_small --file_name svt_small.onnx
+    mindtwins export --ckpt_path svt_small.ckpt --file_name svt_small.onnx
+    mindtwins export --pretrained --model svt_small --file_name svt_small.onnx
 
 The file is loaded again and computes photographs of several sizes beside the live model; where they
 differ by more than rounding, nothing is left.

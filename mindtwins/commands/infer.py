@@ -1,7 +1,7 @@
 """Classify or segment images with a checkpoint, whose own task, model and classes are taken.
 
-    python infer.py --ckpt_path svt_small.ckpt --images photographs/ a.jpg --output_png classes.png
-    python infer.py --ckpt_path upernet_svt_small.ckpt --images photographs/ --output_dir segmented
+    mindtwins infer --ckpt_path svt_small.ckpt --images photographs/ a.jpg --output_png classes.png
+    mindtwins infer --ckpt_path upernet_svt_small.ckpt --images photographs/ --output_dir segmented
 
 A classifier tells each image's likeliest classes. A segmentor writes into output_dir, for each
 image, its classes over the picture with a legend (NAME_overlay.png) and as numbers

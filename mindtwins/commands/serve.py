@@ -1,10 +1,10 @@
 """Answer predictions over HTTP, with a checkpoint or an exported ONNX file.
 
-    python serve.py --ckpt_path svt_small.ckpt
+    mindtwins serve --ckpt_path svt_small.ckpt
     curl --data-binary @photograph.jpg http://127.0.0.1:8000/predict
 
-The model's own task, classes and preprocessing are taken, as in infer.py. A browser shows a page at
-the address that is printed. Ctrl-C ends it when all that is accepted is answered.
+The model's own task, classes and preprocessing are taken, as by `mindtwins infer`. A browser shows
+a page at the address that is printed. Ctrl-C ends it when all that is accepted is answered.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def create_application(config: ServeConfig) -> tuple[FastAPI, Batcher[Prepared, 
     is_alone = exported is None and service.example() is None
     if is_alone:
         tell(
-            "the first picture of each shape waits for a compilation; a file of export.py, given"
-            " with --onnx_path, needs none"
+            "the first picture of each shape waits for a compilation; a file of mindtwins"
+            " export, given with --onnx_path, needs none"
         )
     batcher: Batcher[Prepared, np.ndarray] = Batcher(
         start,

@@ -1,4 +1,4 @@
-"""Train a Twins model: `python train.py --config configs/svt_tiny_digits.yaml`.
+"""Train a Twins model: `mindtwins train --config configs/svt_tiny_digits.yaml`.
 
 The same command after `mpirun -n 8` or as msrun's script trains on several devices.
 """

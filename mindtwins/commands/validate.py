@@ -1,6 +1,6 @@
-"""Evaluate a checkpoint: `python validate.py -c configs/svt_s_gpu.yaml --ckpt_path svt_small.ckpt`.
+"""Evaluate a checkpoint: `mindtwins validate -c configs/svt_s_gpu.yaml --ckpt_path svt_small.ckpt`.
 
-Or what export.py made of one, run by onnxruntime: `--onnx_path svt_small.onnx`.
+Or what `mindtwins export` made of one, run by onnxruntime: `--onnx_path svt_small.onnx`.
 --data_dir is a folder with the split (`val/`), or the ImageFolder itself; for segmentation a folder
 with the split below `images/` and `annotations/`. The same command after `mpirun -n 8` or as
 msrun's script shares the images among several devices, with the same result.

@@ -80,7 +80,7 @@ class ModelSection(Section):
     )
     ckpt_path: str = option(
         "",
-        "checkpoint to start from (train.py) or to evaluate (validate.py)",
+        "checkpoint to start from (train) or to evaluate (validate)",
         resume_safe=True,
         path=True,
     )
@@ -94,13 +94,13 @@ class ModelSection(Section):
     )
     drop_head: bool = option(
         False,
-        "train.py: start with fresh classifiers: do not load the last layers of ckpt_path (or "
+        "train: start with fresh classifiers: do not load the last layers of ckpt_path (or "
         "pretrained)",
         resume_safe=True,
     )
     pretrained_backbone: str = option(
         "",
-        "train.py, segmentation: classification checkpoint whose backbone to start from (not with "
+        "train, segmentation: classification checkpoint whose backbone to start from (not with "
         "ckpt_path or pretrained)",
         resume_safe=True,
         path=True,
@@ -135,14 +135,14 @@ class DataSection(Section):
     )
     data_dir: str = option(
         "",
-        "folder with the splits, or (validate.py) the ImageFolder itself; segmentation: the folder "
+        "folder with the splits, or (validate) the ImageFolder itself; segmentation: the folder "
         "with images/ and annotations/",
         resume_safe=True,
         path=True,
     )
     class_names: str = option(
         "",
-        "text file with a class name per line, or JSON (infer.py; dataset: pairs)",
+        "text file with a class name per line, or JSON (infer; dataset: pairs)",
         resume_safe=True,
         path=True,
     )
@@ -397,7 +397,7 @@ class OutputSection(Section):
 
 @dataclass(frozen=True)
 class TrainSection(Section):
-    """train.py only"""
+    """train only"""
 
     resume: str = option(
         "",
@@ -425,11 +425,11 @@ class TrainSection(Section):
 
 @dataclass(frozen=True)
 class ExportedSection(Section):
-    """validate.py, infer.py and serve.py"""
+    """validate, infer and serve"""
 
     onnx_path: str = option(
         "",
-        "an ONNX file of export.py, run by onnxruntime in place of a checkpoint",
+        "an ONNX file of mindtwins export, run by onnxruntime in place of a checkpoint",
         resume_safe=True,
         path=True,
     )
@@ -437,7 +437,7 @@ class ExportedSection(Section):
 
 @dataclass(frozen=True)
 class ValidateSection(Section):
-    """validate.py only"""
+    """validate only"""
 
     output_json: str = option("", "also write the result to this file", resume_safe=True, path=True)
     summary: bool = option(False, "print the model's summary and exit", resume_safe=True)
@@ -445,14 +445,14 @@ class ValidateSection(Section):
 
 @dataclass(frozen=True)
 class PredictSection(Section):
-    """infer.py and serve.py"""
+    """infer and serve"""
 
     top_k: int = option(5, "how many classes to show for each image", at_least=1, resume_safe=True)
 
 
 @dataclass(frozen=True)
 class InferSection(Section):
-    """infer.py only"""
+    """infer only"""
 
     images: tuple[str, ...] = option(
         (),
@@ -468,7 +468,7 @@ class InferSection(Section):
 
 @dataclass(frozen=True)
 class ServeSection(Section):
-    """serve.py only"""
+    """serve only"""
 
     host: str = option(
         "127.0.0.1",
@@ -570,7 +570,7 @@ class Config(
 
 @dataclass(frozen=True)
 class TrainConfig(TrainSection, Config):
-    """What train.py takes."""
+    """What `mindtwins train` takes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -590,22 +590,22 @@ class TrainConfig(TrainSection, Config):
 
 @dataclass(frozen=True)
 class ValidateConfig(ValidateSection, ExportedSection, Config):
-    """What validate.py takes."""
+    """What `mindtwins validate` takes."""
 
 
 @dataclass(frozen=True)
 class PredictConfig(PredictSection, ExportedSection, Config):
-    """What all scripts take that predict."""
+    """What all commands take that predict."""
 
 
 @dataclass(frozen=True)
 class InferConfig(InferSection, PredictConfig):
-    """What infer.py takes."""
+    """What `mindtwins infer` takes."""
 
 
 @dataclass(frozen=True)
 class ServeConfig(ServeSection, PredictConfig):
-    """What serve.py takes."""
+    """What `mindtwins serve` takes."""
 
     # Pictures come from anybody, and several are decoded at once.
     max_pixels: int = option(

@@ -30,8 +30,9 @@ COMMAND_LINE = "command line"
 def parse_config(cls: type[AnyConfig], argv: Sequence[str], description: str) -> AnyConfig:
     """Read the configuration of a script from its arguments.
 
-    Only train.py takes over `STARTING_POINT`; for the others those options keep their defaults. So
-    does `pretrained` of a recipe, which says what a training starts with, but not as a flag.
+    Only `mindtwins train` takes over `STARTING_POINT`; for the others those options keep their
+    defaults. So does `pretrained` of a recipe, which says what a training starts with, but not as a
+    flag.
 
     Args:
         cls: TrainConfig, ValidateConfig, InferConfig or ServeConfig.

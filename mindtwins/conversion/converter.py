@@ -113,7 +113,7 @@ def from_torch(
     elif metadata["classes"]:
         taken_classes = (
             f"{source.path.name} does not name its {classes} classes: by their number they are"
-            f" taken for {kind.published_on}'s (--class_names gives infer.py other names)"
+            f" taken for {kind.published_on}'s (--class_names gives mindtwins infer others)"
         )
     assumptions = [*selection.notes, *layout.remarks]
     if source.recipe:

@@ -165,5 +165,5 @@ def task_of(kinds: Kinds, checkpoint: Checkpoint) -> str:
     raise UserError(
         f"{checkpoint.path} holds no model of {' or '.join(kinds)} in the names of this project "
         f"(its first tensor is {next(iter(checkpoint.tensors))}): one of another project's has to "
-        "be converted first, with python convert/pt2ms.py"
+        "be converted first, with mindtwins convert"
     )

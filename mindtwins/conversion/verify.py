@@ -1,10 +1,10 @@
 """Proof of a conversion: the written file in MindSpore against its source in PyTorch.
 
-Both models see the two photographs that scikit-learn ships, with the weights as they are and with
-amplified ones: trained and freshly initialized weights alike keep some mistakes (the epsilon of a
-norm, for one) below the rounding noise, and scaling the convolutions in front of the norms brings
-them out. The noise floor is measured, not assumed: it is how far the reference in float32 is from
-itself in float64 on the same pictures and weights.
+Both models see crops of the two photographs that scikit-learn ships, with the weights as they are
+and with amplified ones: trained and freshly initialized weights alike keep some mistakes (the
+epsilon of a norm, for one) below the rounding noise, and scaling the convolutions in front of the
+norms brings them out. The noise floor is measured, not assumed: it is how far the reference in
+float32 is from itself in float64 on the same pictures and weights.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ import mindspore as ms
 import numpy as np
 import torch
 from mindspore import Tensor, nn
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from mindtwins.checkpoint import load_checkpoint
 from mindtwins.conversion.accounting import widen
 from mindtwins.conversion.converter import Conversion
 from mindtwins.conversion.kinds import Kinds, find_layout
 from mindtwins.conversion.readers import Source
-from mindtwins.data.normalize import Normalize
+from mindtwins.data.photographs import normalized_crops
 from mindtwins.reference.weights import amplify
 
 # How many times the reference's own rounding error a difference may be. Two independent float32
@@ -112,7 +110,7 @@ def verify(
     new = {name: reference.state_dict()[theirs[name]].clone() for name in theirs}
     renamed = layout.reference.renamed(state)
     reference.load_state_dict(renamed | {theirs[name]: new[name] for name in new})
-    images = photographs(metadata["in_channels"], *kind.verified_size)
+    images = normalized_crops(2, metadata["in_channels"], *kind.verified_size)
     comparisons = []
     with _graph_mode():
         model = kind.outputs(checkpoint)
@@ -155,26 +153,6 @@ def format_table(comparisons: list[Comparison]) -> str:
             f"{'  ok' if row.passed else '  FAILED'}"
         )
     return "\n".join(lines)
-
-
-def photographs(channels: int = 3, height: int = 224, width: int = 224) -> np.ndarray:
-    """The two photographs as the ImageNet evaluation sees them: float32 (2, channels, H, W).
-
-    For a model of another number of channels than three, red, green and blue repeat.
-    """
-    normalize = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    side = max(height, width)
-    images = []
-    for pixels in load_sample_images().images:
-        picture = Image.fromarray(pixels)
-        scale = int(side / 0.875) / min(picture.size)
-        picture = picture.resize(
-            [int(length * scale) for length in picture.size], Image.Resampling.BICUBIC
-        )
-        left, top = round((picture.width - side) / 2), round((picture.height - side) / 2)
-        crop = picture.crop((left, top, left + width, top + height))
-        images.append(normalize(crop)[np.arange(channels) % 3])
-    return np.stack(images)
 
 
 @torch.no_grad()

@@ -1,14 +1,14 @@
-"""The training loader that all tasks share: NumPy batches that depend on their number alone."""
+"""The loaders that all tasks share: NumPy batches that depend on their number alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from mindtwins.data.pipeline import BatchPipeline, report
+from mindtwins.data.pipeline import BatchFunction, BatchPipeline, report, worker_count
 from mindtwins.data.sampler import TrainingSampler
 from mindtwins.errors import UserError
 
@@ -20,6 +20,35 @@ class ImageFiles(Protocol):
     paths: list[str]
 
     def __len__(self) -> int: ...
+
+
+Files = TypeVar("Files", bound=ImageFiles)
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """What every loader is told, whatever it loads.
+
+    Attributes:
+        rank: of this process.
+        world: number of processes.
+        num_parallel_workers: capped at the machine's cores, with a notice.
+        python_multiprocessing: whether the workers are processes instead of threads.
+        skip_bad_images: whether an unreadable image is logged, counted and passed over, instead of
+            ending the run; in training the next readable one in the epoch's order replaces it.
+    """
+
+    rank: int = 0
+    world: int = 1
+    num_parallel_workers: int = 2
+    python_multiprocessing: bool = False
+    skip_bad_images: bool = False
+
+    def pipeline(self, load_batch: BatchFunction) -> BatchPipeline:
+        """Let the workers compute batches ahead."""
+        workers = worker_count(self.num_parallel_workers)
+        return BatchPipeline(load_batch, workers, self.python_multiprocessing)
 
 
 @dataclass(frozen=True)
@@ -106,3 +135,58 @@ class TrainingLoader:
                 step=step,
                 micro=micro,
             )
+
+
+class EvaluationLoader(Generic[Files, Batch]):
+    """Yields the evaluation batches of one rank. Iterating again starts over.
+
+    `len(loader)` is the number of batches; one of which no image can be read is left out.
+
+    Args:
+        dataset: the images.
+        batches: which images each batch consists of, int64 (b,); -1 where there is none.
+        pipeline: such a batch to its columns and the "valid" and "problems" of
+            `load_evaluation_rows`.
+        make: from these columns without the problems, and the "index", to what is yielded.
+        skip_bad_images: log and count unreadable images instead of raising.
+
+    Attributes:
+        dataset: the images.
+        batches: which images each batch consists of.
+        skipped: unreadable images left out by this rank in the current or last pass.
+    """
+
+    def __init__(
+        self,
+        dataset: Files,
+        batches: Sequence[np.ndarray],
+        pipeline: BatchPipeline,
+        make: Callable[[dict[str, np.ndarray]], Batch],
+        skip_bad_images: bool,
+    ) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.skipped = 0
+        self._pipeline = pipeline
+        self._make = make
+        self._skip_bad_images = skip_bad_images
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches in order.
+
+        Raises:
+            UserError: an image cannot be read (unless `skip_bad_images`), or its label is wrong.
+        """
+        self.skipped = 0
+        if not self.batches:  # more ranks than batches
+            return
+        for row in self._pipeline(tuple(batch) for batch in self.batches):
+            row["index"] = row.pop("request")
+            self.skipped += report(
+                self.dataset.paths, row["index"], row.pop("problems"), self._skip_bad_images
+            )
+            if row["valid"].any():
+                yield self._make(row)

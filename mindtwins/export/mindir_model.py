@@ -22,7 +22,7 @@ METADATA_KEY = "mindtwins"
 
 
 class MindirModel:
-    """A model that `export.py` wrote: images (N, C, H, W) float32 -> what the checkpoint's gives.
+    """An exported model: images (N, C, H, W) float32 -> what the checkpoint's gives.
 
     Args:
         path: of the file.
@@ -46,7 +46,7 @@ class MindirModel:
         for operator in _custom_operators(graph):
             raise UserError(
                 f"{path} holds an operator ({operator}) that runs a library which it names: it is"
-                " not as export.py writes it, and is not loaded"
+                " not as mindtwins export writes it, and is not loaded"
             )
         export = self.metadata["export"]
         try:

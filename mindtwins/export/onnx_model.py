@@ -20,7 +20,7 @@ EXPORT_VERSION = 1
 
 
 class OnnxModel:
-    """A model that `export.py` wrote: images (N, C, H, W) float32 -> what the checkpoint's gives.
+    """An exported model: images (N, C, H, W) float32 -> what the checkpoint's gives.
 
     With `--preprocess` the images are pictures, uint8 (N, H, W, 3).
 

@@ -1,7 +1,7 @@
 """Recipes of less precision than float32: faster, and not exact.
 
 How far each is from the live model is measured on crops of two photographs, told, and stored in the
-file. What that does to an accuracy, only the data can say: `validate.py --onnx_path`.
+file. What that does to an accuracy, only the data can say: `mindtwins validate --onnx_path`.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def check_seal(path: Path, content: bytes) -> None:
         seen = f" (it is {form.name})" if form is not None else ""
         raise UserError(
             f"{path} was not exported by MindTwins, or was cut short{seen}: such files are made of"
-            " a checkpoint, by python export.py --ckpt_path CHECKPOINT --file_name"
+            " a checkpoint, by mindtwins export --ckpt_path CHECKPOINT --file_name"
             f" model{path.suffix}"
         )
     if content[-len(PLACE) :] != _digest(content[: -len(PLACE)]):

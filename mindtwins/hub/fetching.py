@@ -73,19 +73,57 @@ def parse_repository(text: str) -> Repository | None:
 def fetch(repository: Repository, file: str) -> Path | None:
     """A file of a repository, in the hub client's cache; None if the repository lacks it.
 
+    Raises:
+        UserError: it cannot be had, or is not what was announced.
+    """
+    path = fetch_unchecked(repository, file)
+    if path is not None:
+        check_announced(repository, path)
+    return path
+
+
+def fetch_unchecked(repository: Repository, file: str) -> Path | None:
+    """As `fetch`, for who reads all bytes of the file and calls `check_announced` with their sum.
+
     The authors' weights are taken from the cache without a request; of others the hub is asked
     whether there are newer ones, and the cache stands in where it does not answer.
 
     Raises:
-        UserError: it cannot be had, or is not what was announced.
+        UserError: it cannot be had.
     """
     hub = hub_client()
     path = _cached(hub, repository, file) if repository.is_published else None
-    if path is None:
-        path = _download(hub, repository, file)
-    if path is not None:
-        _check_announced(repository, path)
-    return path
+    return path or _download(hub, repository, file)
+
+
+def check_announced(repository: Repository, path: Path, sha256: str | None = None) -> None:
+    """Compare a cached file with its name in the cache, the hash that the hub announced.
+
+    Args:
+        sha256: of its bytes, where they have been read already; None: they are read now.
+
+    Raises:
+        UserError: they differ. The file is removed, so that the next try downloads it anew.
+    """
+    blob = path.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        found = sha256 or sha256_of(blob)
+    elif re.fullmatch("[0-9a-f]{40}", blob.name):  # of a small file: what git calls it
+        data = blob.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    else:  # a file system without links
+        tell(
+            f"{path.name} of {repository} is not compared with the hash that the hub announced,"
+            f" which the cache at {path} does not keep"
+        )
+        return
+    if found != blob.name:
+        _remove(path)
+        raise UserError(
+            f"{path.name} of {repository} is damaged (its hash is {found}, announced was"
+            f" {blob.name}): it was removed from the cache as far as that can be written, so try"
+            " again"
+        )
 
 
 def check_pinned(repository: Repository, path: Path, sha256: str) -> bool:
@@ -192,33 +230,6 @@ def _download(hub: ModuleType, repository: Repository, file: str) -> Path | None
         raise UserError(
             f"the download of {what} from {endpoint} broke off ({first_line(error)}): try again"
         ) from error
-
-
-def _check_announced(repository: Repository, path: Path) -> None:
-    """Compare a cached file with its name in the cache, the hash that the hub announced.
-
-    Raises:
-        UserError: they differ. The file is removed, so that the next try downloads it anew.
-    """
-    blob = path.resolve()
-    if re.fullmatch("[0-9a-f]{64}", blob.name):
-        found = sha256_of(blob)
-    elif re.fullmatch("[0-9a-f]{40}", blob.name):  # of a small file: what git calls it
-        data = blob.read_bytes()
-        found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-    else:  # a file system without links
-        tell(
-            f"{path.name} of {repository} is not compared with the hash that the hub announced,"
-            f" which the cache at {path} does not keep"
-        )
-        return
-    if found != blob.name:
-        _remove(path)
-        raise UserError(
-            f"{path.name} of {repository} is damaged (its hash is {found}, announced was"
-            f" {blob.name}): it was removed from the cache as far as that can be written, so try"
-            " again"
-        )
 
 
 def _remove(path: Path) -> None:

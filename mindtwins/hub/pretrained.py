@@ -31,8 +31,10 @@ from mindtwins.hub.fetching import (
     PUBLISHED,
     WEIGHTS,
     Repository,
+    check_announced,
     check_pinned,
     fetch,
+    fetch_unchecked,
     parse_repository,
 )
 from mindtwins.models.variants import ALIASES, VARIANTS, resolve_name
@@ -133,8 +135,11 @@ def _load_folder(kinds: Kinds, folder: Path) -> Checkpoint:
     config = folder / CONFIG
     stated = _read_config(config, str(folder)) if config.is_file() else {}
     for name in _WEIGHT_FILES:
-        if (folder / name).is_file():
-            return _described(kinds, folder / name, stated, str(folder))
+        path = folder / name
+        if path.is_file():
+            if is_project_file(path):
+                return _sealed(kinds, path, str(folder))
+            return _described(kinds, read_source(path), stated, str(folder))
     raise UserError(f"{folder} holds neither {' nor '.join(_WEIGHT_FILES)}")
 
 
@@ -144,17 +149,21 @@ def _load_repository(kinds: Kinds, repository: Repository) -> Checkpoint:
     config = fetch(repository, CONFIG)
     stated = _read_config(config, str(repository)) if config is not None else {}
     for name in _WEIGHT_FILES:
-        if (path := fetch(repository, name)) is not None:
-            return _described(kinds, path, stated, str(repository))
+        path = fetch_unchecked(repository, name)
+        if path is not None:
+            if is_project_file(path):
+                check_announced(repository, path)
+                return _sealed(kinds, path, str(repository))
+            return _described(kinds, _read_fetched(repository, path), stated, str(repository))
     raise UserError(f"{repository} holds neither {' nor '.join(_WEIGHT_FILES)}")
 
 
 def _load_published(kinds: Kinds, repository: Repository) -> Checkpoint:
     """The authors' weights, in their preprocessing and not in timm's."""
-    path = fetch(repository, WEIGHTS)
+    path = fetch_unchecked(repository, WEIGHTS)
     if path is None:
         raise UserError(f"{repository} holds no {WEIGHTS} there: ask another mirror (HF_ENDPOINT)")
-    source = read_source(path)
+    source = _read_fetched(repository, path)
     if not check_pinned(repository, path, source.sha256):
         tell(
             f"the sum of {repository} is not known here: its {WEIGHTS} (sha256 {source.sha256}) is"
@@ -167,6 +176,17 @@ def _load_published(kinds: Kinds, repository: Repository) -> Checkpoint:
         f" their accuracies (timm's config.json has {_TIMM_CROP:g})"
     )
     return checkpoint
+
+
+def _read_fetched(repository: Repository, path: Path) -> Source:
+    """A PyTorch file of a repository: the sum of the bytes that are read is the one that counts."""
+    try:
+        source = read_source(path)
+    except UserError:
+        check_announced(repository, path)  # what the hub announced cannot be read, or it is damage
+        raise
+    check_announced(repository, path, None if source.shards else source.sha256)
+    return source
 
 
 def _read_config(path: Path, name: str) -> dict:
@@ -187,12 +207,15 @@ def _read_config(path: Path, name: str) -> dict:
     return stated
 
 
-def _described(kinds: Kinds, path: Path, config: Mapping, name: str) -> Checkpoint:
-    """A model of this project's format or timm's, with what its config.json says of it."""
-    if is_project_file(path):
-        return replace(identified(kinds, load_checkpoint(path)), path=Path(name))
+def _sealed(kinds: Kinds, path: Path, name: str) -> Checkpoint:
+    """A model of this project's format, which says by itself how it is used."""
+    return replace(identified(kinds, load_checkpoint(path)), path=Path(name))
+
+
+def _described(kinds: Kinds, source: Source, config: Mapping, name: str) -> Checkpoint:
+    """A model of timm's format, with what its config.json says of it."""
     has_names = any(config.get(key) for key in _TIMM_LABELS)
-    checkpoint = _named(_converted(kinds, read_source(path), has_names), name)
+    checkpoint = _named(_converted(kinds, source, has_names), name)
     return replace(checkpoint, metadata=checkpoint.stated | _use(checkpoint, config, name))
 
 

@@ -187,7 +187,9 @@ def _verification(report: str | os.PathLike, checkpoint: Checkpoint) -> list[dic
         stated = json.loads(read_file(report))
         rows, of = stated["verification"], stated["metadata"]["source"]["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{report} is no report of a conversion (pt2ms.py --report)") from error
+        raise UserError(
+            f"{report} is no report of a conversion (mindtwins convert --report)"
+        ) from error
     if of != checkpoint.stated.get("source", {}).get("sha256"):
         raise UserError(f"{report} is of another model than {checkpoint.path}")
     if not rows:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
+from mindtwins.data.loader import EvaluationLoader
 from mindtwins.execution import Inference, Model
+from mindtwins.segmentation.dataset import ImageLabelFolder
 from mindtwins.segmentation.inference import Window, predict_labels
-from mindtwins.segmentation.loader import SegmentationLoader
+from mindtwins.segmentation.loader import SegmentationBatch
 from mindtwins.segmentation.metrics import ConfusionAreas, SegmentationMetrics
 
 
@@ -33,7 +35,7 @@ class SegmentationEvaluator:
     def __init__(
         self,
         model: Model,
-        loader: SegmentationLoader,
+        loader: EvaluationLoader[ImageLabelFolder, SegmentationBatch],
         flip: bool = False,
         window: Window | None = None,
         show_progress: bool = True,

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from mindtwins.data.loader import TrainingLoader
-from mindtwins.data.pipeline import (
-    BatchPipeline,
-    load_evaluation_rows,
-    load_training_rows,
-    report,
-    worker_count,
-)
+from mindtwins.data.loader import EvaluationLoader, LoaderOptions, TrainingLoader
+from mindtwins.data.pipeline import load_evaluation_rows, load_training_rows
 from mindtwins.data.sampler import TrainingSampler
 from mindtwins.segmentation.dataset import IGNORED, ImageLabelFolder
 from mindtwins.segmentation.transforms import SegmentationTransform, TestTransform
@@ -39,74 +32,24 @@ class SegmentationBatch:
     valid: np.ndarray
 
 
-class SegmentationLoader:
-    """Yields the evaluation batches of one rank; see `build_segmentation_loader`.
-
-    `len(loader)` is the number of this rank's batches. Iterating again starts over. A batch of
-    which no picture can be read is left out.
-
-    Attributes:
-        dataset: the pairs.
-        batches: the pictures of each batch, int64 (b,), -1 where there is none.
-        skipped: unreadable pairs left out by this rank in the current or last pass.
-    """
-
-    def __init__(
-        self,
-        dataset: ImageLabelFolder,
-        batches: list[np.ndarray],
-        pipeline: BatchPipeline,
-        skip_bad_images: bool,
-    ) -> None:
-        self.dataset = dataset
-        self.batches = batches
-        self.skipped = 0
-        self._pipeline = pipeline
-        self._skip_bad_images = skip_bad_images
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[SegmentationBatch]:
-        """Yield the batches in order.
-
-        Raises:
-            UserError: a pair cannot be read (unless `skip_bad_images`), or its labels are wrong.
-        """
-        self.skipped = 0
-        if not self.batches:  # more ranks than batches
-            return
-        for row in self._pipeline(tuple(batch) for batch in self.batches):
-            index = row["request"]
-            self.skipped += report(
-                self.dataset.paths, index, row["problems"], self._skip_bad_images
-            )
-            if row["valid"].any():  # else its size may be unknown, too
-                views = tuple(row[name] for name in row if name.startswith("view"))
-                yield SegmentationBatch(views, row["labels"], index, row["valid"])
-
-
 def build_segmentation_training_loader(
     dataset: ImageLabelFolder,
     transform: SegmentationTransform,
     *,
     batch_size: int,
     seed: int,
-    rank: int = 0,
-    world: int = 1,
     accumulation: int = 1,
-    num_parallel_workers: int = 2,
-    python_multiprocessing: bool = False,
-    skip_bad_images: bool = False,
+    options: LoaderOptions,
 ) -> TrainingLoader:
     """Build the loader of one rank's training batches.
 
-    Arguments, order and errors are those of `mindtwins.data.loader`'s samplers and pipelines.
+    Arguments, order and errors are those of `mindtwins.data`'s samplers and pipelines.
     """
-    sampler = TrainingSampler(len(dataset), batch_size, seed, rank, world, accumulation)
-    batches = _TrainingBatches(dataset, transform, sampler, skip_bad_images)
-    pipeline = BatchPipeline(batches, worker_count(num_parallel_workers), python_multiprocessing)
-    return TrainingLoader(dataset, sampler, pipeline, skip_bad_images)
+    sampler = TrainingSampler(
+        len(dataset), batch_size, seed, options.rank, options.world, accumulation
+    )
+    batches = _TrainingBatches(dataset, transform, sampler, options.skip_bad_images)
+    return TrainingLoader(dataset, sampler, options.pipeline(batches), options.skip_bad_images)
 
 
 def build_segmentation_loader(
@@ -114,12 +57,8 @@ def build_segmentation_loader(
     transform: TestTransform,
     *,
     batch_size: int = 1,
-    rank: int = 0,
-    world: int = 1,
-    num_parallel_workers: int = 2,
-    python_multiprocessing: bool = False,
-    skip_bad_images: bool = False,
-) -> SegmentationLoader:
+    options: LoaderOptions,
+) -> EvaluationLoader[ImageLabelFolder, SegmentationBatch]:
     """Build the loader of one rank's evaluation batches; over all ranks every picture occurs once.
 
     Only pictures of equal sizes share a batch, and they come together, because a graph is compiled
@@ -130,22 +69,23 @@ def build_segmentation_loader(
         dataset: the evaluation pairs.
         transform: from picture to views.
         batch_size: the most pictures per batch.
-        rank: of this process.
-        world: number of processes.
-        num_parallel_workers: capped at the machine's cores, with a notice.
-        python_multiprocessing: whether the workers are processes instead of threads.
-        skip_bad_images: whether an unreadable pair is logged, counted and left out, instead of
-            ending the run.
+        options: ranks, workers and unreadable pairs.
     """
     sizes = [dataset.size(index) for index in range(len(dataset))]
     batches = equal_size_batches(sizes, batch_size)
-    own = batches[rank * len(batches) // world : (rank + 1) * len(batches) // world]
-    pipeline = BatchPipeline(
-        _EvaluationBatches(dataset, transform),
-        worker_count(num_parallel_workers),
-        python_multiprocessing,
+    rank, world = options.rank, options.world
+    return EvaluationLoader(
+        dataset,
+        batches[rank * len(batches) // world : (rank + 1) * len(batches) // world],
+        options.pipeline(_EvaluationBatches(dataset, transform)),
+        _batch_of_views,
+        options.skip_bad_images,
     )
-    return SegmentationLoader(dataset, own, pipeline, skip_bad_images)
+
+
+def _batch_of_views(columns: dict[str, np.ndarray]) -> SegmentationBatch:
+    views = tuple(array for name, array in columns.items() if name.startswith("view"))
+    return SegmentationBatch(views, columns["labels"], columns["index"], columns["valid"])
 
 
 def equal_size_batches(sizes: list[tuple[int, int]], batch_size: int) -> list[np.ndarray]:

@@ -45,11 +45,10 @@ from mindtwins.segmentation.variants import (
 )
 from mindtwins.training.distributed import World
 from mindtwins.training.recipe import (
-    asked_dialect,
     check_data,
-    check_usable,
     known_classes,
     loader_options,
+    model_options,
     with_known_dataset,
 )
 from mindtwins.training.recorded import as_trained, describe_use, record, states
@@ -171,16 +170,8 @@ class Segmentation:
             UserError: unknown model, or a checkpoint that does not fit.
         """
         config = self.config
-        check_usable(self.checkpoint)
-        model = create_segmentor(
-            config.model,
-            config.num_classes,
-            ckpt_path=self.checkpoint,
-            drop_path_rate=config.drop_path_rate,
-            synchronize=world.size > 1,
-            new_head=self._new_head,
-            **asked_dialect(config),
-        )
+        options = model_options(config, self.checkpoint, self._new_head)
+        model = create_segmentor(config.model, synchronize=world.size > 1, **options)
         metadata = {
             "format_version": FORMAT_VERSION,
             **segmentor_metadata(
@@ -229,7 +220,7 @@ class Segmentation:
             batch_size=config.batch_size,
             seed=config.seed,
             accumulation=config.gradient_accumulation_steps,
-            **loader_options(config, world),
+            options=loader_options(config, world),
         )
 
     def _check_batch_norms(self, images: int) -> None:
@@ -263,7 +254,7 @@ class Segmentation:
             data,
             self.preprocessing(),
             batch_size=config.eval_batch_size or self._default_eval_batch(),
-            **loader_options(config, world),
+            options=loader_options(config, world),
         )
         return SegmentationEvaluator(
             model,

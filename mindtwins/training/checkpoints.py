@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -104,24 +104,50 @@ class CheckpointFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def set_aside(paths: Iterable[Path], why: str, stays: bool = False) -> list[str]:
-    """Rename files to `<name>.<why>`, numbered where that is taken, and give the new names.
+def set_aside(
+    renamed: Mapping[Path, str], copied: Mapping[Path, str] | None = None
+) -> dict[Path, str]:
+    """Give each file the name `<name>.<why>`, numbered where that is taken: all of them or none.
 
     Args:
-        stays: copy them instead.
+        renamed: path to why.
+        copied: the same of files that stay, too.
+
+    Returns:
+        Path to the new name.
+
+    Raises:
+        UserError: that cannot be; what was done is undone.
     """
-    names = []
-    for path in paths:
-        number, target = 1, path.with_name(f"{path.name}.{why}")
-        while os.path.lexists(target):
-            number += 1
-            target = path.with_name(f"{path.name}.{why}_{number}")
-        if stays:
-            shutil.copy2(path, target)
-        else:
-            path.rename(target)
-        names.append(target.name)
+    copied = copied or {}
+    names = {}
+    with contextlib.ExitStack() as undoing:
+        # Copies first: they are what a full disk has no room for.
+        for path, why in [*copied.items(), *renamed.items()]:
+            target = _free_name(path, why)
+            try:
+                if path in copied:
+                    undoing.callback(target.unlink, missing_ok=True)
+                    shutil.copy2(path, target)
+                else:
+                    path.rename(target)
+                    undoing.callback(target.rename, path)
+            except OSError as error:
+                raise UserError(
+                    f"cannot keep {path} as {target.name}: {error.strerror}; all files are as they"
+                    " were"
+                ) from error
+            names[path] = target.name
+        undoing.pop_all()
     return names
+
+
+def _free_name(path: Path, why: str) -> Path:
+    number, target = 1, path.with_name(f"{path.name}.{why}")
+    while os.path.lexists(target):
+        number += 1
+        target = path.with_name(f"{path.name}.{why}_{number}")
+    return target
 
 
 def _step_of(path: Path) -> int:

@@ -11,6 +11,7 @@ from mindtwins.checkpoint import Checkpoint
 from mindtwins.config import Config
 from mindtwins.console import tell
 from mindtwins.data import text_files
+from mindtwins.data.loader import LoaderOptions
 from mindtwins.errors import UserError
 from mindtwins.training.distributed import World
 from mindtwins.training.recorded import states
@@ -78,6 +79,22 @@ def read_class_names(config: Config) -> tuple[str, ...] | None:
     return names
 
 
+def model_options(config: Config, checkpoint: Checkpoint | None, new_head: bool) -> dict[str, Any]:
+    """The arguments that every task's model is created with: its weights, and how it computes.
+
+    Raises:
+        UserError: the scripts have no pictures for the checkpoint.
+    """
+    check_usable(checkpoint)
+    return {
+        "num_classes": config.num_classes,
+        "ckpt_path": checkpoint,
+        "drop_path_rate": config.drop_path_rate,
+        "new_head": new_head,
+        **asked_dialect(config),
+    }
+
+
 def asked_dialect(config: Config) -> dict[str, Any]:
     """The conventions that the recipe states, in spite of what a checkpoint records."""
     fields = {
@@ -87,15 +104,15 @@ def asked_dialect(config: Config) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value}
 
 
-def loader_options(config: Config, world: World) -> dict:
-    """Arguments that every loader takes."""
+def loader_options(config: Config, world: World) -> LoaderOptions:
+    """What the recipe tells every loader."""
     workers = config.num_parallel_workers
     if not states(config, "num_parallel_workers"):  # nobody asked for the default's number
         workers = min(workers, os.cpu_count() or 1)
-    return {
-        "rank": world.rank,
-        "world": world.size,
-        "num_parallel_workers": workers,
-        "python_multiprocessing": config.python_multiprocessing,
-        "skip_bad_images": config.skip_bad_images,
-    }
+    return LoaderOptions(
+        world.rank,
+        world.size,
+        workers,
+        python_multiprocessing=config.python_multiprocessing,
+        skip_bad_images=config.skip_bad_images,
+    )

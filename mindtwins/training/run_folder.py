@@ -70,6 +70,9 @@ class RunFolder:
 
         Returns:
             Sentences about what was found.
+
+        Raises:
+            UserError: what was found cannot be kept; nothing is changed then.
         """
         told = []
         if self._config.overwrite:
@@ -77,16 +80,22 @@ class RunFolder:
                 path.unlink()
         elif continued is None and self._existing(_LOGS) and not self._config.resume:
             told.append(f"{self.path} holds the log of a start that saved nothing: it begins anew")
-        for path, problem in self._damaged.items():
-            (name,) = set_aside([path], "damaged")
-            told.append(f"{problem}; going back to the checkpoint before it (kept as {name})")
-        passed_over = list(self._passed_over(continued))
-        for path, name in zip(passed_over, set_aside(passed_over, "set_aside"), strict=True):
-            told.append(f"{path} is not of the run from here on: kept as {name}")
+        passed_over = [p for p in self._passed_over(continued) if p not in self._damaged]
+        logs: list[Path] = []
         if continued is not None and passed_over:  # it goes back, and so will what is left of them
-            logs = self._existing(_LOGS)
-            for path, name in zip(logs, set_aside(logs, "set_aside", stays=True), strict=True):
-                told.append(f"{path} goes back too: as it was, it is {name}")
+            logs = [path for path in self._existing(_LOGS) if path not in passed_over]
+        names = set_aside(
+            dict.fromkeys(self._damaged, "damaged") | dict.fromkeys(passed_over, "set_aside"),
+            copied=dict.fromkeys(logs, "set_aside"),
+        )
+        for path, problem in self._damaged.items():
+            told.append(
+                f"{problem}; going back to the checkpoint before it (kept as {names[path]})"
+            )
+        for path in passed_over:
+            told.append(f"{path} is not of the run from here on: kept as {names[path]}")
+        for path in logs:
+            told.append(f"{path} goes back too: as it was, it is {names[path]}")
         self.checkpoints.clean()
         return told
 

@@ -10,16 +10,17 @@ import mindspore.dataset as ds
 import numpy as np
 import pytest
 
-from mindtwins.classification.loader import (
-    EvaluationLoader,
-    build_evaluation_loader,
-    build_training_loader,
-)
+from mindtwins.classification.loader import build_evaluation_loader, build_training_loader
 from mindtwins.classification.mixing import Mixing
 from mindtwins.classification.transforms import EvaluationTransform, TrainingTransform
 from mindtwins.data.decode import read_rgb
 from mindtwins.data.image_folder import ImageFolder
-from mindtwins.data.loader import TrainingBatch, TrainingLoader
+from mindtwins.data.loader import (
+    EvaluationLoader,
+    LoaderOptions,
+    TrainingBatch,
+    TrainingLoader,
+)
 from mindtwins.data.pipeline import worker_count
 from mindtwins.data.random_erasing import RandomErasing
 from mindtwins.data.randomness import sample_generator
@@ -33,14 +34,30 @@ MIXING = Mixing(3)
 SMOOTHING = Mixing(3, mixup_alpha=0.0, cutmix_alpha=0.0)
 
 
-def training_loader(dataset: ImageFolder, **options: object) -> TrainingLoader:
-    defaults = {"mixing": MIXING, "batch_size": 8, "seed": 5, "num_parallel_workers": 1}
-    return build_training_loader(dataset, TRAINING, **{**defaults, **options})
+def training_loader(
+    dataset: ImageFolder,
+    mixing: Mixing = MIXING,
+    batch_size: int = 8,
+    seed: int = 5,
+    accumulation: int = 1,
+    **options: object,
+) -> TrainingLoader:
+    return build_training_loader(
+        dataset,
+        TRAINING,
+        mixing,
+        batch_size=batch_size,
+        seed=seed,
+        accumulation=accumulation,
+        options=LoaderOptions(**{"num_parallel_workers": 1, **options}),
+    )
 
 
-def evaluation_loader(dataset: ImageFolder, **options: object) -> EvaluationLoader:
-    defaults = {"batch_size": 8, "num_parallel_workers": 1}
-    return build_evaluation_loader(dataset, EVALUATION, **{**defaults, **options})
+def evaluation_loader(
+    dataset: ImageFolder, batch_size: int = 8, **options: object
+) -> EvaluationLoader:
+    loading = LoaderOptions(**{"num_parallel_workers": 1, **options})
+    return build_evaluation_loader(dataset, EVALUATION, batch_size=batch_size, options=loading)
 
 
 def assert_equal(first: Iterable[object], second: Iterable[object]) -> None:

@@ -164,5 +164,5 @@ def test_what_does_not_fit_is_refused(tmp_path, arrays):
 
 def test_unconverted_it_is_refused_with_advice(tmp_path, arrays):
     path = write(tmp_path / "old.ckpt", arrays)
-    with pytest.raises(UserError, match=r"has to be converted first, with python convert/pt2ms"):
+    with pytest.raises(UserError, match=r"has to be converted first, with mindtwins convert"):
         create_task(InferConfig(ckpt_path=str(path)))

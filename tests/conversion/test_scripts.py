@@ -329,9 +329,9 @@ def test_pytorchs_weights_given_as_a_checkpoint_are_sent_to_the_conversion(
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"holds PyTorch's weights: convert it") as caught:
         load_checkpoint(path)
-    command = str(caught.value).split("with python ")[1].split()
-    assert command[:3] == ["convert/pt2ms.py", "--pt_path", str(path)]
-    process = run(*command[:-1], tmp_path / command[-1])
+    command = str(caught.value).split("first, with ")[1].split()
+    assert command[:4] == ["mindtwins", "convert", "--pt_path", str(path)]
+    process = run("-m", *command[:-1], tmp_path / command[-1])
     assert process.returncode == 0, process.stderr
     assert "norm.gamma" in load_checkpoint(tmp_path / command[-1]).tensors
     assert path.read_bytes() == before

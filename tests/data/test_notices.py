@@ -16,6 +16,7 @@ from mindtwins.classification.transforms import EvaluationTransform
 from mindtwins.data import notices
 from mindtwins.data.decode import picture_size, read_rgb
 from mindtwins.data.image_folder import ImageFolder
+from mindtwins.data.loader import LoaderOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,8 +59,7 @@ def test_workers_tell_once_in_all(
                 ImageFolder(tmp_path),
                 transform,
                 batch_size=1,
-                num_parallel_workers=2,
-                python_multiprocessing=processes,
+                options=LoaderOptions(num_parallel_workers=2, python_multiprocessing=processes),
             )
             assert len(list(loader)) == 8
     finally:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load, save
 
 import mindtwins
-from mindtwins.checkpoint import load_checkpoint
+from mindtwins.checkpoint import load_checkpoint, save_checkpoint
 from mindtwins.commands import export, infer, serve, train, validate
 from mindtwins.config import InferConfig, ServeConfig, TrainConfig, ValidateConfig, parse_config
 from mindtwins.errors import UserError
@@ -67,6 +69,11 @@ def conversions() -> list[Path]:
 
 
 class TestModel:
+    @pytest.fixture(autouse=True)
+    def interpreted(self) -> None:
+        """Without a graph to build for each."""
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+
     def test_published_weights(self, hub: Hub, images, expected, told: Callable):
         model = mindtwins.create_model("svt_tiny", pretrained=True)
         np.testing.assert_allclose(model(Tensor(images)).asnumpy(), expected, atol=5e-6)
@@ -221,6 +228,32 @@ class TestRepository:
         assert not hub.requests
 
 
+@pytest.mark.parametrize("name", [PUBLISHED, OTHER])
+@pytest.mark.parametrize("place", [0, 5, 9, -1])  # length of the header, header, last weight
+def test_a_flipped_bit(hub: Hub, tiny_file: bytes, tmp_path: Path, name: str, place: int):
+    """Also where a conversion of the whole file is kept, and whether it can be read or not."""
+    before = load_pretrained(KINDS, name)
+    (cached,) = (tmp_path / "hub").rglob("model.safetensors")
+    damaged = bytearray(tiny_file)
+    damaged[place] ^= 1
+    cached.resolve().write_bytes(damaged)
+    with pytest.raises(UserError, match=r"is damaged \(its hash is .*announced was"):
+        load_pretrained(KINDS, name)
+    assert load_pretrained(KINDS, name).metadata == before.metadata
+
+
+def test_a_flipped_bit_of_a_checkpoint(hub: Hub, tmp_path: Path):
+    checkpoint = load_pretrained(KINDS, OTHER)
+    save_checkpoint(tmp_path / "sealed.safetensors", checkpoint.tensors, checkpoint.stated)
+    whole = (tmp_path / "sealed.safetensors").read_bytes()
+    hub.files["me/sealed"] = {"model.safetensors": whole}
+    hub.sends["model.safetensors"] = whole[:-1] + bytes([whole[-1] ^ 1])
+    with pytest.raises(UserError, match=r"is damaged \(its hash is .*announced was"):
+        load_pretrained(KINDS, "me/sealed")
+    hub.sends.clear()
+    assert load_pretrained(KINDS, "me/sealed").metadata == checkpoint.metadata
+
+
 class TestKept:
     """A conversion is made once, and found to be damaged where it is."""
 
@@ -244,6 +277,30 @@ class TestKept:
         assert first.metadata == second.metadata
         for name, array in first.tensors.items():
             np.testing.assert_array_equal(second.tensors[name], array, strict=True)
+
+    @pytest.mark.parametrize("name", [PUBLISHED, OTHER])
+    @pytest.mark.parametrize("is_kept", [True, False])
+    def test_one_look(self, hub: Hub, go_offline, tiny_file: bytes, monkeypatch, name, is_kept):
+        """A file of the hub is hashed once, whether its conversion is kept or not."""
+        load_pretrained(KINDS, name)
+        go_offline()  # where this hub hashes nothing
+        if not is_kept:
+            shutil.rmtree(cache_folder())
+        sums = []
+        sha256 = hashlib.sha256
+
+        class Recorded:
+            def __init__(self, data: bytes = b""):
+                self.digest = sha256(data)
+                self.update = self.digest.update
+
+            def hexdigest(self) -> str:
+                sums.append(self.digest.hexdigest())
+                return sums[-1]
+
+        monkeypatch.setattr(hashlib, "sha256", Recorded)
+        load_pretrained(KINDS, name)
+        assert sums.count(sha256(tiny_file).hexdigest()) == 1
 
     def test_a_damaged_one_is_made_anew(self, hub: Hub, made: list, told: Callable):
         whole = load_pretrained(KINDS, OTHER)

@@ -55,11 +55,11 @@ SIZES = {"no padding": (224, 224), "one axis": (224, 195), "both axes": (99, 163
     "name",
     [
         "svt_tiny",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in FAST),
+        pytest.param("pcpvt_small", marks=pytest.mark.slow),
         *(
             pytest.param(name, marks=pytest.mark.endurance)
             for name in mindtwins.list_models()
-            if name not in FAST
+            if name != "pcpvt_small"
         ),
     ],
 )
@@ -167,7 +167,9 @@ MUTATIONS = {
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-@pytest.mark.parametrize("name", ["svt_tiny", pytest.param("svt_small", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["svt_tiny", pytest.param("svt_small", marks=pytest.mark.endurance)]
+)
 def test_parity_fails_under_each_mutation(name, mutation):
     """A test of the test: the mistakes that looser tolerances or plainer weights let pass."""
     options, mutate = MUTATIONS[mutation]
@@ -196,8 +198,14 @@ class WeightedSum(nn.Cell):
         return (self.model(x) * self.weights).sum()
 
 
+@pytest.mark.usefixtures("pcpvt_tiny")
 @pytest.mark.parametrize(
-    "name", ["svt_tiny", *(pytest.param(n, marks=pytest.mark.slow) for n in FAST)]
+    "name",
+    [
+        "svt_tiny",
+        pytest.param("pcpvt_tiny", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.endurance) for name in FAST),
+    ],
 )
 def test_gradient_of_every_parameter(name):
     images = photographs(96, 80, batch=2)

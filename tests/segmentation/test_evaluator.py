@@ -11,12 +11,13 @@ from mindspore import Parameter, Tensor, nn, ops
 from PIL import Image
 from torch.nn import functional
 
+from mindtwins.data.loader import EvaluationLoader, LoaderOptions
 from mindtwins.errors import UserError
 from mindtwins.segmentation import transforms
 from mindtwins.segmentation.dataset import ImageLabelFolder
 from mindtwins.segmentation.evaluator import SegmentationEvaluator
 from mindtwins.segmentation.inference import Window
-from mindtwins.segmentation.loader import SegmentationLoader, build_segmentation_loader
+from mindtwins.segmentation.loader import build_segmentation_loader
 from mindtwins.segmentation.metrics import ConfusionAreas, SegmentationMetrics
 
 CLASSES = 3
@@ -64,10 +65,15 @@ def transform(ratios: tuple[float, ...]) -> transforms.TestTransform:
 
 
 def loader(
-    pairs: ImageLabelFolder, ratios: tuple[float, ...] = (1.0,), **options: object
-) -> SegmentationLoader:
-    defaults = {"batch_size": 2, "num_parallel_workers": 1}
-    return build_segmentation_loader(pairs, transform(ratios), **{**defaults, **options})
+    pairs: ImageLabelFolder,
+    ratios: tuple[float, ...] = (1.0,),
+    batch_size: int = 2,
+    **options: object,
+) -> EvaluationLoader:
+    loading = LoaderOptions(**{"num_parallel_workers": 1, **options})
+    return build_segmentation_loader(
+        pairs, transform(ratios), batch_size=batch_size, options=loading
+    )
 
 
 def damage(pairs: ImageLabelFolder, *indices: int) -> None:

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindtwins.data.loader import TrainingLoader
+from mindtwins.data.loader import EvaluationLoader, LoaderOptions, TrainingLoader
 from mindtwins.data.randomness import sample_generator
 from mindtwins.data.sampler import epoch_order
 from mindtwins.errors import UserError
 from mindtwins.segmentation import transforms
 from mindtwins.segmentation.dataset import ImageLabelFolder
 from mindtwins.segmentation.loader import (
-    SegmentationLoader,
     build_segmentation_loader,
     build_segmentation_training_loader,
     equal_size_batches,
@@ -26,14 +25,24 @@ TRAINING = transforms.SegmentationTransform(32, MEAN, STD, scale=(160, 40))
 TEST = transforms.TestTransform(MEAN, STD, scale=(128, 32), ratios=(0.5, 1.0))
 
 
-def training_loader(pairs: ImageLabelFolder, **options: object) -> TrainingLoader:
-    defaults = {"batch_size": 2, "seed": 5, "num_parallel_workers": 1}
-    return build_segmentation_training_loader(pairs, TRAINING, **{**defaults, **options})
+def training_loader(
+    pairs: ImageLabelFolder, batch_size: int = 2, accumulation: int = 1, **options: object
+) -> TrainingLoader:
+    return build_segmentation_training_loader(
+        pairs,
+        TRAINING,
+        batch_size=batch_size,
+        seed=5,
+        accumulation=accumulation,
+        options=LoaderOptions(**{"num_parallel_workers": 1, **options}),
+    )
 
 
-def evaluation_loader(pairs: ImageLabelFolder, **options: object) -> SegmentationLoader:
-    defaults = {"batch_size": 2, "num_parallel_workers": 1}
-    return build_segmentation_loader(pairs, TEST, **{**defaults, **options})
+def evaluation_loader(
+    pairs: ImageLabelFolder, batch_size: int = 2, **options: object
+) -> EvaluationLoader:
+    loading = LoaderOptions(**{"num_parallel_workers": 1, **options})
+    return build_segmentation_loader(pairs, TEST, batch_size=batch_size, options=loading)
 
 
 # Training ----------------------------------------------------------------------------------------

@@ -60,14 +60,15 @@ def test_every_segmentor(name):
 
 
 SMALL = ("fpn_svt_small", "upernet_svt_small")
-OTHERS = [name for name in mindtwins.list_segmentors() if name not in SMALL]
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL),
-        *(pytest.param(name, marks=pytest.mark.endurance) for name in OTHERS),
+        pytest.param(
+            name, marks=pytest.mark.slow if name == "upernet_svt_small" else pytest.mark.endurance
+        )
+        for name in mindtwins.list_segmentors()
     ],
 )
 def test_every_segmentor_at_512(name):

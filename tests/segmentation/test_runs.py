@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from jobs import Job, needs_mpirun
 
+from mindtwins.commands import train, validate
 from mindtwins.segmentation.digits import CLASSES, write_segmentation_digits
 
 RECIPE = Path(__file__).parents[2] / "configs/fpn_svt_tiny_digits.yaml"
@@ -36,7 +37,7 @@ def data(digits: Path) -> dict[str, object]:
     }
 
 
-def arguments(digits: Path, output: Path, batch_size: int) -> list[object]:
+def arguments(digits: Path, output: Path, batch_size: int) -> list[str]:
     options = {
         "config": RECIPE,
         "output_dir": output,
@@ -63,10 +64,11 @@ def read(path: Path) -> list[dict]:
 @needs_mpirun
 def test_two_ranks_learn_what_one_does_with_twice_the_batch(digits: Path, tmp_path: Path):
     """With batch statistics over both ranks, and 37 pictures evaluated by two."""
+    job = Job("mpirun", tmp_path, "train.py", *arguments(digits, tmp_path / "two", 4))
+    assert job.wait() == 0, job.output()
+    train.main(arguments(digits, tmp_path / "one", 8))
     runs = {}
-    for name, launcher, batch_size in (("one", "", 8), ("two", "mpirun", 4)):
-        job = Job(launcher, tmp_path, "train.py", *arguments(digits, tmp_path / name, batch_size))
-        assert job.wait() == 0, job.output()
+    for name in ("one", "two"):
         losses = [record["train_loss"] for record in read(tmp_path / name / "steps.jsonl")]
         runs[name] = losses, read(tmp_path / name / "log.jsonl")
     assert len(runs["one"][0]) == 8
@@ -78,9 +80,7 @@ def test_two_ranks_learn_what_one_does_with_twice_the_batch(digits: Path, tmp_pa
     # What two ranks found with their final weights, one finds too, to the last digit.
     checkpoint, result = tmp_path / "two/final.ckpt", tmp_path / "result.json"
     options = data(digits) | {"config": RECIPE, "ckpt_path": checkpoint, "output_json": result}
-    words = [f"--{key}={value}" for key, value in options.items()]
-    job = Job("", tmp_path, "validate.py", *words)
-    assert job.wait() == 0, job.output()
+    validate.main([f"--{key}={value}" for key, value in options.items()])
     found, logged = json.loads(result.read_text()), runs["two"][1][-1]
     assert found["images"] == 37
     for key in ("miou", "macc", "aacc"):

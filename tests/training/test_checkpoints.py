@@ -110,7 +110,7 @@ def test_set_aside_never_replaces(tmp_path: Path):
     names = []
     for content in "abc":
         (tmp_path / "x.ckpt").write_text(content)
-        names += set_aside([tmp_path / "x.ckpt"], "damaged")
+        names += set_aside({tmp_path / "x.ckpt": "damaged"}).values()
     assert names == ["x.ckpt.damaged", "x.ckpt.damaged_2", "x.ckpt.damaged_3"]
     assert [(tmp_path / name).read_text() for name in names] == ["a", "b", "c"]
 

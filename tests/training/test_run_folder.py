@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,10 @@ def fill(folder: Path, *steps: int, best: int | None = None) -> None:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def start(run: RunFolder) -> list[str]:
@@ -108,6 +115,34 @@ def test_going_back_keeps_what_came_later(tmp_path: Path):
     assert log.read_text() == log.with_name("steps.jsonl.set_aside").read_text() == "{}\n"
     assert (tmp_path / "step_00000012.ckpt.set_aside").read_bytes() == content
     assert (tmp_path / "step_00000004.ckpt").exists()
+
+
+@pytest.mark.parametrize("fails", ["copying", "renaming"])
+def test_what_cannot_be_kept_stays_where_it_is(tmp_path: Path, monkeypatch, fails: str):
+    """Going back on a disk that is full, or becomes unwritable after the first checkpoint."""
+    fill(tmp_path, 4, 8, 12, best=8)
+    before = contents(tmp_path)
+    run = run_of(tmp_path, resume=str(tmp_path / "step_00000004.ckpt"))
+    rename = Path.rename
+
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(b"{")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def read_only(path: Path, target: Path) -> Path:
+        if path.name == "step_00000008.ckpt":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return rename(path, target)
+
+    if fails == "copying":
+        monkeypatch.setattr(shutil, "copy2", full)
+        said = r"cannot keep .*/steps.jsonl as .*: No space left on device; all files are as they"
+    else:
+        monkeypatch.setattr(Path, "rename", read_only)
+        said = r"cannot keep .*/step_00000008.ckpt as .*: Read-only file system; all files are"
+    with pytest.raises(UserError, match=said):
+        start(run)
+    assert contents(tmp_path) == before
 
 
 def test_weights_from_before_stay_the_best(tmp_path: Path):

@@ -12,9 +12,7 @@ from parity import copy_weights
 from mindtwins.classification.loss import SoftTargetCrossEntropy
 from mindtwins.layers import Dense
 from mindtwins.models import create_model
-from mindtwins.models.variants import VARIANTS, Variant
 from mindtwins.reference import create_reference
-from mindtwins.reference import twins as reference_twins
 from mindtwins.reference.weights import randomize
 from mindtwins.training.loss_scale import LossScale
 from mindtwins.training.schedule import CosineSchedule
@@ -56,14 +54,6 @@ def torch_optimizer(model: torch.nn.Module) -> torch.optim.AdamW:
         (plain if is_plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": DECAY}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, eps=1e-8)
-
-
-@pytest.fixture
-def pcpvt_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A PCPVT that compiles in seconds, as `svt_tiny` does."""
-    row = ("pcpvt", (32, 64, 96, 128), (1, 2, 3, 4), (4, 4, 4, 4), (1, 1, 2, 1))
-    monkeypatch.setitem(VARIANTS, "pcpvt_tiny", Variant(*row))
-    monkeypatch.setitem(reference_twins._TABLE, "pcpvt_tiny", row)
 
 
 @pytest.mark.usefixtures("pcpvt_tiny")
