@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from mindtwins.data.colors import Color, distinct_colors
 from mindtwins.data.decode import UnreadableImage, picture_size, read_pictures
 from mindtwins.errors import UserError
 from mindtwins.execution import Inference, Model
@@ -16,7 +17,7 @@ from mindtwins.files import atomic_write
 from mindtwins.models.twins import MINIMUM_SIZE
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.inference import Window, predict_labels
-from mindtwins.segmentation.overlay import Color, distinct_colors, draw_overlay, write_labels
+from mindtwins.segmentation.overlay import draw_overlay, write_labels
 from mindtwins.segmentation.transforms import TestTransform
 
 # The usual colors of known classes.
