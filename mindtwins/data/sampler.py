@@ -7,6 +7,7 @@ and 1 rank x 32 accumulated 4 times see the same images at every step.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -144,3 +145,26 @@ class EvaluationSampler:
         indices = np.arange(start, start + self.batch_size)
         indices[indices >= self.num_samples] = -1
         return indices
+
+
+def equal_size_batches(sizes: list[tuple[int, int]], batch_size: int) -> list[np.ndarray]:
+    """Group pictures by size, in batches that are equally long within a group.
+
+    Args:
+        sizes: (width, height) of every picture.
+        batch_size: the most pictures per batch.
+
+    Returns:
+        int64 (b,) each, b at most `batch_size`: pictures, filled up with -1.
+    """
+    groups = defaultdict(list)
+    for index, size in enumerate(sizes):
+        groups[size].append(index)
+    batches = []
+    for _, members in sorted(groups.items()):
+        count = -(-len(members) // batch_size)
+        rows = -(-len(members) // count)
+        filled = np.full(count * rows, -1, dtype=np.int64)
+        filled[: len(members)] = members
+        batches += list(filled.reshape(count, rows))
+    return batches

@@ -57,6 +57,8 @@ def read_annotations(path: str | os.PathLike[str], masks: bool = False) -> Annot
     data = _load(path)
     images = _entries(data, "images", path)
     categories = _entries(data, "categories", path)
+    if len(set(map(type, images))) > 1:
+        _refuse(path, "some of the image ids are numbers and some are texts")
     for image in images.values():
         if image["width"] < 1 or image["height"] < 1:
             _refuse(path, f"image {image['id']!r} is {image['width']} x {image['height']} pixels")

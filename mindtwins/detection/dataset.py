@@ -120,11 +120,15 @@ class CocoDataset:
         return len(self.paths)
 
     def read(self, index: int) -> tuple[Image.Image, Objects]:
-        """Read a picture and its objects.
+        """Read a picture, RGB, and its objects.
 
         Raises:
             UnreadableImage: the picture is damaged, or of another size than is stated.
         """
+        return self.read_image(index), self.objects(index)
+
+    def read_image(self, index: int) -> Image.Image:
+        """Read a picture alone; see `read`."""
         image = read_rgb(self.paths[index], self.exif_orientation)
         width, height = self.sizes[index].tolist()
         if image.size != (width, height):
@@ -132,10 +136,10 @@ class CocoDataset:
                 f"it is {image.width} x {image.height} pixels, but {width} x {height} in "
                 f"{self._file.path}"
             )
-        return image, self.objects(index)
+        return image
 
     def objects(self, index: int) -> Objects:
-        """The objects of a picture, which need not be read for that."""
+        """The objects of a picture, without reading it."""
         kept = self._objects[index]
         corners = [
             (left, top, left + width, top + height)

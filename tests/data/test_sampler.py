@@ -11,6 +11,7 @@ from mindtwins.data.sampler import (
     TrainingSampler,
     batch_positions,
     epoch_order,
+    equal_size_batches,
 )
 from mindtwins.errors import UserError
 
@@ -106,3 +107,22 @@ def test_evaluation_sees_every_image_once(num_samples: int, batch_size: int, wor
     assert all(len(indices) == batch_size for indices in batches)
     seen = np.concatenate(batches)
     np.testing.assert_array_equal(np.sort(seen[seen >= 0]), np.arange(num_samples))
+
+
+def test_equal_size_batches() -> None:
+    sizes = [(6, 4), (4, 6), (6, 4), (7, 5), (6, 4), (4, 6), (6, 4), (6, 4)]
+    assert [batch.tolist() for batch in equal_size_batches(sizes, 4)] == [
+        [1, 5],
+        [0, 2, 4],
+        [6, 7, -1],
+        [3],
+    ]
+    assert [batch.tolist() for batch in equal_size_batches(sizes, 1)] == [
+        [index] for index in (1, 5, 0, 2, 4, 6, 7, 3)
+    ]
+    for count in range(1, 40):
+        for limit in range(1, 10):
+            batches = equal_size_batches([(1, 1)] * count, limit)
+            assert len({len(batch) for batch in batches}) == 1 and len(batches[0]) <= limit
+            assert all(batch[0] >= 0 for batch in batches)
+            assert sorted(np.concatenate(batches))[-count:] == list(range(count))

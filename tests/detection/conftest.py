@@ -23,7 +23,7 @@ def coco_folder(photograph: np.ndarray, tmp_path: Path) -> Path:
     """`images/{0..4}.png` and `annotations.json`, which is `content()`."""
     (tmp_path / "images").mkdir()
     for number, (width, height) in enumerate(SIZES):
-        picture = Image.fromarray(photograph[50 : 50 + height, 90 : 90 + width])
+        picture = Image.fromarray(photograph[50 : 50 + height, 90 * number :][:, :width])
         picture.save(tmp_path / "images" / f"{number}.png")
     (tmp_path / "annotations.json").write_text(json.dumps(content()))
     return tmp_path

@@ -216,6 +216,7 @@ def code(counts: object, size: object = (45, 60)) -> Change:
         ),
         (lambda data: data["images"][1].update(height=0), "image 11 is 48 x 0 pixels"),
         (lambda data: data["images"][1].update(id=10), "the image id 10 is there twice"),
+        (lambda data: data["images"][1].update(id="11"), "some of the image ids are numbers and"),
         (lambda data: data["categories"][1].update(id=3), "the category id 3 is there twice"),
         (lambda data: data["categories"][1].update(name="cat"), "2 categories are called 'cat'"),
         (with_first(id=6), "the annotation id 6 is there twice"),
