@@ -7,11 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mindtwins.data.pipeline import BatchPipeline, load_evaluation_rows, report, worker_count
-from mindtwins.data.sampler import equal_size_batches
+from mindtwins.data.loader import TrainingLoader
+from mindtwins.data.pipeline import (
+    BatchPipeline,
+    load_evaluation_rows,
+    load_training_rows,
+    report,
+    worker_count,
+)
+from mindtwins.data.sampler import GroupSampler, equal_size_batches
 from mindtwins.detection.dataset import CocoDataset
 from mindtwins.detection.detections import Geometry
-from mindtwins.detection.transforms import TestTransform, padded
+from mindtwins.detection.transforms import DetectionTransform, Sample, TestTransform, padded
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,35 @@ class DetectionLoader:
                 yield DetectionBatch(row["images"], geometries, index, row["valid"])
 
 
+def build_detection_training_loader(
+    dataset: CocoDataset,
+    transform: DetectionTransform,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    accumulation: int = 1,
+    num_parallel_workers: int = 2,
+    python_multiprocessing: bool = False,
+    skip_bad_images: bool = False,
+) -> TrainingLoader:
+    """Build the loader of one rank's training batches, in pairs that are wider than high, or not.
+
+    The targets are a tuple: boxes float32 (b, n, 4) and labels int32 (b, n) of at most n objects,
+    filled up with zeros and -1; sizes int32 (b, 2), the (height, width) of each picture without
+    padding; and, where the data set has masks, uint8 (b, n, H, W). n is that of the picture with
+    the most, and at least 1; H and W are those of the largest, multiples of 32.
+
+    Arguments, order and errors are those of `mindtwins.data.loader`'s samplers and pipelines.
+    """
+    wide = tuple(int(width > height) for width, height in dataset.sizes.tolist())
+    sampler = GroupSampler(len(dataset), batch_size, seed, rank, world, accumulation, groups=wide)
+    batches = _TrainingBatches(dataset, transform, sampler, skip_bad_images)
+    pipeline = BatchPipeline(batches, worker_count(num_parallel_workers), python_multiprocessing)
+    return TrainingLoader(dataset, sampler, pipeline, skip_bad_images)
+
+
 def build_detection_loader(
     dataset: CocoDataset,
     transform: TestTransform,
@@ -125,6 +161,67 @@ def image_sizes(dataset: CocoDataset, transform: TestTransform) -> list[tuple[in
     """The (height, width) of what the detector sees of each picture."""
     geometries = (transform.geometry(*dataset.size(index)) for index in range(len(dataset)))
     return [padded(geometry.height, geometry.width) for geometry in geometries]
+
+
+@dataclass(frozen=True)
+class _TrainingBatches:
+    """(step, micro) to a training batch; see `build_detection_training_loader`."""
+
+    dataset: CocoDataset
+    transform: DetectionTransform
+    sampler: GroupSampler
+    skip_bad_images: bool
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        targets = ("boxes", "labels", "sizes") + ("masks",) * self.dataset.masks
+        return (
+            "images",
+            *(f"targets_{name}" for name in targets),
+            *("wanted", "index", "problems"),
+        )
+
+    def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
+        samples: dict[int, Sample] = {}
+
+        def load(row: int, index: int, rng: np.random.Generator) -> None:
+            samples[row] = self.transform(*self.dataset.read(index), rng)
+
+        rows = load_training_rows(self.sampler, request, load, self.skip_bad_images)
+        return *stack(samples, self.sampler.batch_size, self.dataset.masks), *rows
+
+
+def stack(samples: dict[int, Sample], count: int, masks: bool) -> tuple[np.ndarray, ...]:
+    """Samples of different sizes as the arrays of a batch, padded at the right and the bottom.
+
+    Args:
+        samples: by their rows; a row may have none.
+        count: of the rows.
+        masks: whether the samples have masks.
+
+    Returns:
+        The images, boxes, labels, sizes and, if there are, masks; see
+        `build_detection_training_loader`.
+    """
+    found = samples.values()
+    height = max((sample.picture.shape[1] for sample in found), default=1)
+    width = max((sample.picture.shape[2] for sample in found), default=1)
+    most = max((len(sample.objects) for sample in found), default=0) or 1
+    images = np.zeros((count, 3, height, width), dtype=np.float32)
+    boxes = np.zeros((count, most, 4), dtype=np.float32)
+    labels = np.full((count, most), -1, dtype=np.int32)
+    sizes = np.zeros((count, 2), dtype=np.int32)
+    bitmaps = np.zeros((count, most, height, width) if masks else 0, dtype=np.uint8)
+    for row, sample in samples.items():
+        objects = sample.objects
+        images[row, :, : sample.picture.shape[1], : sample.picture.shape[2]] = sample.picture
+        boxes[row, : len(objects)] = objects.boxes
+        labels[row, : len(objects)] = objects.labels
+        sizes[row] = sample.height, sample.width
+        if objects.masks is not None:
+            bitmaps[row, : len(objects), : sample.height, : sample.width] = objects.masks
+    arrays = images, boxes, labels, sizes
+    return (*arrays, bitmaps) if masks else arrays
 
 
 @dataclass(frozen=True)
