@@ -13,8 +13,6 @@ from mindtwins.data.fonts import Lettering
 from mindtwins.detection.detections import Detections
 from mindtwins.detection.metrics import as_results
 
-# Objects that are less certain are not drawn.
-LEAST_SCORE = 0.3
 OPACITY = 0.5
 # Smaller pictures are enlarged by a whole factor, so that there is room for names.
 LEAST_SIDE = 256
@@ -28,7 +26,6 @@ def draw_detections(
     detections: Detections,
     classes: Sequence[str],
     palette: Sequence[Color],
-    least_score: float = LEAST_SCORE,
 ) -> Image.Image:
     """Return the picture with the objects in the colors of their classes, the surest on top.
 
@@ -40,18 +37,13 @@ def draw_detections(
         detections: what was found in it, the surest first.
         classes: the names, by number.
         palette: the colors, by number.
-        least_score: objects with less are left out.
     """
     factor = -(-LEAST_SIDE // max(picture.size))
     size = factor * picture.width, factor * picture.height
-    shown = [
-        number
-        for number in reversed(range(len(detections.scores)))
-        if detections.scores[number] >= least_score
-    ]
+    upwards = range(len(detections.scores))[::-1]
     pixels = np.array(picture.convert("RGB"))
     if detections.masks is not None:
-        for number in shown:
+        for number in upwards:
             color = np.array(palette[detections.labels[number]])
             mask = detections.masks[number]
             pixels[mask] = np.rint((1 - OPACITY) * pixels[mask] + OPACITY * color)
@@ -59,7 +51,7 @@ def draw_detections(
     scale = max(1.0, math.sqrt(drawn.width * drawn.height) / USUAL_SIDE)
     lettering = Lettering(classes)
     draw = ImageDraw.Draw(drawn)
-    for number in shown:
+    for number in upwards:
         label = detections.labels[number]
         text = f"{classes[label]} {100 * detections.scores[number]:.0f} %"
         _draw_box(
