@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -194,3 +196,48 @@ def test_scales_that_cannot_be(kind: Any) -> None:
     for scale in ((0, 800), (800,)):
         with pytest.raises(UserError, match=r"resize_scale is .*: give two sides"):
             kind(MEAN, STD, scale=scale)
+
+
+# MMDetection's own -------------------------------------------------------------------------------
+
+
+def digest(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def theirs() -> dict[str, np.ndarray]:
+    return dict(np.load(Path(__file__).parent / "fixtures" / "transforms.npz"))
+
+
+@pytest.mark.parametrize("name", ["single_0", "single_1", *(f"multi_{n}" for n in range(6))])
+def test_as_mmdetection(theirs: dict[str, np.ndarray], name: str) -> None:
+    """Bit for bit with the same draws, in the same order."""
+    masks = np.unpackbits(theirs["masks"], axis=-1)[:, :, :151]
+    before = Objects(theirs["boxes"], theirs["labels"], masks)
+    flips, *draws = theirs[f"{name}_draws"].tolist()
+    # Its 0 stands for the flip. It draws sizes of crops between two bounds, all else from 0 on.
+    draws = [(value, stop) if not start else (value, start, stop) for value, start, stop in draws]
+    given = replay(float(flips[0]), *draws)
+    transform = DetectionTransform(MEAN, STD, multi_scale=name.startswith("multi"))
+    pixels: list[np.ndarray] = []
+    transform.normalize = watched(transform.normalize, pixels)
+    sample = transform(theirs["picture"], before, given)
+    assert not cast(Any, given).draws
+    assert pixels[0].shape == tuple(theirs[f"{name}_shape"])
+    assert digest(pixels[0]) == theirs[f"{name}_pixels_sha256"]
+    np.testing.assert_array_equal(sample.objects.boxes, theirs[f"{name}_boxes"])
+    np.testing.assert_array_equal(sample.objects.labels, theirs[f"{name}_labels"])
+    assert sample.objects.masks is not None
+    assert sample.objects.masks.shape == tuple(theirs[f"{name}_masks_shape"])
+    assert digest(sample.objects.masks) == theirs[f"{name}_masks_sha256"]
+
+
+def watched(normalize: Any, seen: list[np.ndarray]) -> Any:
+    """Normalizes, and keeps what it was given."""
+
+    def normalize_and_keep(pixels: np.ndarray, out: np.ndarray) -> np.ndarray:
+        seen.append(pixels)
+        return normalize(pixels, out=out)
+
+    return normalize_and_keep
