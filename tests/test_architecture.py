@@ -33,7 +33,7 @@ ORDER = (
     ("reference",),
     ("conversion", "export", "serving"),
     ("hub",),
-    tuple(TASKS),
+    (*TASKS, "detection"),
     ("tasks",),
     ("commands",),
     ("__main__",),
@@ -107,7 +107,7 @@ def type_checking_lines(path: Path) -> set[int]:
 
 # Where a task's name may stand: its folder, the list of tasks, and the options.
 # (The reference mirrors the folders.)
-NAME_TASKS = {*TASKS, "tasks", "config/options.py", "reference"}
+NAME_TASKS = {*TASKS, "detection", "tasks", "config/options.py", "reference"}
 # Not within the name of a project such as MMSegmentation.
 NAMES = re.compile(rf"(?<!mm)(?<!ss)(?<!MM)({'|'.join([*TASKS, 'detection'])})")
 

@@ -7,6 +7,8 @@ and 1 rank x 32 accumulated 4 times see the same images at every step.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -116,6 +118,64 @@ class TrainingSampler:
 
 
 @dataclass(frozen=True)
+class GroupSampler(TrainingSampler):
+    """The training order where images that are seen together are of one group.
+
+    An epoch is a sequence of units of a few images of one group each, in random order. To be whole,
+    a group is filled up with images that it has, to a multiple of the global batch: so every image
+    is seen in every epoch, some twice. It depends on (seed, epoch) and the size of the global batch
+    alone, and a rank's micro-batch is a run of units.
+
+    Args:
+        groups: the number of each image's group.
+        unit: images that are seen together: what the recipe has on one device.
+    """
+
+    groups: tuple[int, ...] = ()
+    unit: int = 2
+
+    def __post_init__(self) -> None:
+        if len(self.groups) != self.num_samples:
+            raise ValueError(f"{self.num_samples} images have {len(self.groups)} groups")
+        super().__post_init__()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps per epoch, the groups filled up."""
+        _, counts = np.unique(self.groups, return_counts=True)
+        return int((-(-counts // self._multiple) * self._multiple).sum()) // self.global_batch
+
+    def positions(self, micro: int) -> np.ndarray:
+        """Return this rank's positions in the global batch for a micro-batch: a run, int64 (b,)."""
+        start = (micro * self.world + self.rank) * self.batch_size
+        return np.arange(start, start + self.batch_size)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the order of the images in an epoch, in which some occur twice, int64 (n,)."""
+        return _grouped_order(self.groups, self._multiple, self.unit, self.seed, epoch)
+
+    @property
+    def _multiple(self) -> int:
+        """What a group's number of images is filled up to a multiple of."""
+        return math.lcm(self.global_batch, self.unit)
+
+
+@lru_cache(maxsize=2)  # as `epoch_order`
+def _grouped_order(
+    groups: tuple[int, ...], multiple: int, unit: int, seed: int, epoch: int
+) -> np.ndarray:
+    rng = generator_at(seed, Purpose.SHUFFLE, epoch)
+    of_image = np.array(groups)
+    units = []
+    for group in np.unique(of_image):
+        members = rng.permutation(np.flatnonzero(of_image == group))
+        units.append(np.resize(members, -(-len(members) // multiple) * multiple).reshape(-1, unit))
+    order = rng.permutation(np.concatenate(units)).reshape(-1)
+    order.flags.writeable = False
+    return order
+
+
+@dataclass(frozen=True)
 class EvaluationSampler:
     """The evaluation order, in which every image occurs exactly once over all ranks.
 
@@ -144,3 +204,26 @@ class EvaluationSampler:
         indices = np.arange(start, start + self.batch_size)
         indices[indices >= self.num_samples] = -1
         return indices
+
+
+def equal_size_batches(sizes: list[tuple[int, int]], batch_size: int) -> list[np.ndarray]:
+    """Group pictures by size, in batches that are equally long within a group.
+
+    Args:
+        sizes: (width, height) of every picture.
+        batch_size: the most pictures per batch.
+
+    Returns:
+        int64 (b,) each, b at most `batch_size`: pictures, filled up with -1.
+    """
+    groups = defaultdict(list)
+    for index, size in enumerate(sizes):
+        groups[size].append(index)
+    batches = []
+    for _, members in sorted(groups.items()):
+        count = -(-len(members) // batch_size)
+        rows = -(-len(members) // count)
+        filled = np.full(count * rows, -1, dtype=np.int64)
+        filled[: len(members)] = members
+        batches += list(filled.reshape(count, rows))
+    return batches

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mindtwins.data.colors import distinct_colors
 from mindtwins.data.digits import held_out, load_digits
 from mindtwins.data.generated import write_generated_folder
+from mindtwins.data.textures import blots
 from mindtwins.segmentation.ade20k import SPLITS
 from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs
-from mindtwins.segmentation.overlay import distinct_colors
 
 CLASSES = (*"0123456789", "background")
 PALETTE = (*distinct_colors(10), (70, 70, 70))
@@ -88,7 +89,7 @@ def _compose(
         inks: the digits to choose from, 0 to 1, (n, 8, 8).
         classes: what they are, 0 to 9, (n,).
     """
-    picture = _texture(rng.uniform(*BACKGROUND_LEVELS, 3), rng)
+    picture = blots(SIZE, rng.uniform(*BACKGROUND_LEVELS, 3), rng)
     labels = np.full((SIZE, SIZE), len(CLASSES), dtype=np.uint8)
     for corner in np.ndindex(SIZE // CELL, SIZE // CELL):
         if rng.random() > OCCUPIED:
@@ -99,19 +100,8 @@ def _compose(
         cell = np.s_[top : top + size, left : left + size]
         small = Image.fromarray(inks[which].astype(np.float32))
         ink = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC)).clip(0, 1)
-        stroke = _texture(rng.uniform(*STROKE_LEVELS, 3), rng)[:size, :size]
+        stroke = blots(SIZE, rng.uniform(*STROKE_LEVELS, 3), rng)[:size, :size]
         picture[cell] += (stroke - picture[cell]) * ink[:, :, None]
         labels[cell][ink > BLANK] = 0
         labels[cell][ink > STROKE] = classes[which] + 1
     return picture.clip(0, 255).astype(np.uint8), labels
-
-
-def _texture(color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Soft blots around a color, float32 (SIZE, SIZE, 3)."""
-    blots = int(rng.integers(4, 33))
-    depth = rng.uniform(5, 25)
-    channels = [
-        np.asarray(Image.fromarray(noise).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
-        for noise in rng.standard_normal((3, blots, blots), dtype=np.float32)
-    ]
-    return np.stack(channels, axis=2) * np.float32(depth) + color.astype(np.float32)

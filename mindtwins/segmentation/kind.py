@@ -10,9 +10,9 @@ from mindtwins.checkpoint import Checkpoint
 from mindtwins.conversion.kinds import Shapes
 from mindtwins.conversion.openmmlab import TestRecipe
 from mindtwins.conversion.recognize import Recognition, recognize
+from mindtwins.data.colors import distinct_colors
 from mindtwins.segmentation import ade20k
 from mindtwins.segmentation.layouts import LAYOUTS
-from mindtwins.segmentation.overlay import distinct_colors
 from mindtwins.segmentation.protocol import as_tested
 from mindtwins.segmentation.segmentor import SegmentorOutputs
 from mindtwins.segmentation.task import Segmentation

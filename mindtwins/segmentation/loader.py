@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 
 from mindtwins.data.loader import EvaluationLoader, LoaderOptions, TrainingLoader
 from mindtwins.data.pipeline import load_evaluation_rows, load_training_rows
-from mindtwins.data.sampler import TrainingSampler
+from mindtwins.data.sampler import TrainingSampler, equal_size_batches
 from mindtwins.segmentation.dataset import IGNORED, ImageLabelFolder
 from mindtwins.segmentation.transforms import SegmentationTransform, TestTransform
 
@@ -86,29 +85,6 @@ def build_segmentation_loader(
 def _batch_of_views(columns: dict[str, np.ndarray]) -> SegmentationBatch:
     views = tuple(array for name, array in columns.items() if name.startswith("view"))
     return SegmentationBatch(views, columns["labels"], columns["index"], columns["valid"])
-
-
-def equal_size_batches(sizes: list[tuple[int, int]], batch_size: int) -> list[np.ndarray]:
-    """Group pictures by size, in batches that are equally long within a group.
-
-    Args:
-        sizes: (width, height) of every picture.
-        batch_size: the most pictures per batch.
-
-    Returns:
-        int64 (b,) each, b at most `batch_size`: pictures, filled up with -1.
-    """
-    groups = defaultdict(list)
-    for index, size in enumerate(sizes):
-        groups[size].append(index)
-    batches = []
-    for _, members in sorted(groups.items()):
-        count = -(-len(members) // batch_size)
-        rows = -(-len(members) // count)
-        filled = np.full(count * rows, -1, dtype=np.int64)
-        filled[: len(members)] = members
-        batches += list(filled.reshape(count, rows))
-    return batches
 
 
 @dataclass(frozen=True)

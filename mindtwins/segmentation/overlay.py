@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import math
 import os
 from collections.abc import Sequence
@@ -10,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mindtwins.data.colors import Color
 from mindtwins.data.fonts import Lettering
 from mindtwins.files import atomic_write
 from mindtwins.segmentation.dataset import IGNORED
 
-Color = tuple[int, int, int]
 NEAREST = Image.Resampling.NEAREST
 
 OPACITY = 0.6
@@ -24,17 +23,6 @@ LEAST_SIDE = 256
 # The legend, in pixels, beside a picture of up to 640 x 640; beside larger ones it grows with them.
 LINE, MARGIN, SWATCH, FONT = 20, 8, 12, 13
 USUAL_SIDE = 640
-
-
-def distinct_colors(count: int) -> tuple[Color, ...]:
-    """Colors that are easy to tell apart: hues in steps of the golden ratio, in three shades."""
-    shades = ((0.85, 1.0), (0.55, 0.95), (0.9, 0.65))
-    colors: list[Color] = []
-    for number in range(count):
-        hue = number * 0.618034 % 1
-        red, green, blue = colorsys.hsv_to_rgb(hue, *shades[number % len(shades)])
-        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return tuple(colors)
 
 
 def draw_overlay(

@@ -9,14 +9,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from mindtwins.data.colors import Color, distinct_colors
 from mindtwins.data.decode import UnreadableImage, picture_size, read_pictures
+from mindtwins.data.outputs import create_folder, derived_files
 from mindtwins.errors import UserError
 from mindtwins.execution import Inference, Model
 from mindtwins.files import atomic_write
 from mindtwins.models.twins import MINIMUM_SIZE
 from mindtwins.segmentation import ade20k, digits
 from mindtwins.segmentation.inference import Window, predict_labels
-from mindtwins.segmentation.overlay import Color, distinct_colors, draw_overlay, write_labels
+from mindtwins.segmentation.overlay import draw_overlay, write_labels
 from mindtwins.segmentation.transforms import TestTransform
 
 # The usual colors of known classes.
@@ -54,15 +56,11 @@ def segment(
             file to write is one of the images or to be written twice, or the folder cannot be
             written.
     """
-    targets = dict(zip(files, _targets(files, folder), strict=True))
+    endings = "_labels.png", "_overlay.png"
+    targets = derived_files(files, folder, endings, "segmenting")
     for file in files:
         _check_size(file, transform, skip_bad_images, exif_orientation)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot create the folder {folder} ({error.strerror}): give another output_dir"
-        ) from error
+    create_folder(folder)
     palette = palette_for(names)
     bar = tqdm(targets, unit="image", leave=False, disable=None)
     pictures = read_pictures(bar, skip_bad_images, exif_orientation)
@@ -73,7 +71,7 @@ def _segment(
     model: Model,
     transform: TestTransform,
     pictures: Iterator[tuple[Path, Image.Image]],
-    targets: dict[Path, tuple[Path, Path]],
+    targets: dict[Path, tuple[Path, ...]],
     names: Sequence[str],
     palette: Sequence[Color],
     flip: bool,
@@ -110,34 +108,6 @@ def shares(labels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
 def palette_for(names: Sequence[str]) -> Sequence[Color]:
     """The colors of classes, by number: the usual ones where they are known."""
     return PALETTES.get(tuple(names)) or distinct_colors(len(names))
-
-
-def _targets(files: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
-    """The label file and the overlay of each image.
-
-    Raises:
-        UserError: one of them is an image itself, or is another image's.
-    """
-    images = {file.resolve(): file for file in files}
-    sources: dict[Path, Path] = {}
-    targets = []
-    for file in files:
-        pair = folder / f"{file.stem}_labels.png", folder / f"{file.stem}_overlay.png"
-        for target in pair:
-            resolved = target.resolve()
-            if resolved in images:
-                raise UserError(
-                    f"segmenting {file} would overwrite the image {images[resolved]}: give another "
-                    "output_dir, or take that image away"
-                )
-            if resolved in sources:
-                raise UserError(
-                    f"{sources[resolved]} and {file} would both be written to {target}: rename one "
-                    "of them"
-                )
-            sources[resolved] = file
-        targets.append(pair)
-    return targets
 
 
 def _check_size(

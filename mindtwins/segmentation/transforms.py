@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from mindtwins.data.normalize import Normalize
+from mindtwins.data.opencv_resampling import rescaled_size, resize_image, resize_labels
 from mindtwins.errors import UserError
 from mindtwins.segmentation.color import HUES, hsv_to_rgb, rgb_to_hsv
 from mindtwins.segmentation.dataset import IGNORED
-from mindtwins.segmentation.resampling import rescaled_size, resize_image, resize_labels
 
 SCALE = (2048, 512)
 RATIO_RANGE = (0.5, 2.0)

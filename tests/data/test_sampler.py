@@ -8,9 +8,11 @@ import pytest
 
 from mindtwins.data.sampler import (
     EvaluationSampler,
+    GroupSampler,
     TrainingSampler,
     batch_positions,
     epoch_order,
+    equal_size_batches,
 )
 from mindtwins.errors import UserError
 
@@ -106,3 +108,79 @@ def test_evaluation_sees_every_image_once(num_samples: int, batch_size: int, wor
     assert all(len(indices) == batch_size for indices in batches)
     seen = np.concatenate(batches)
     np.testing.assert_array_equal(np.sort(seen[seen >= 0]), np.arange(num_samples))
+
+
+def test_equal_size_batches() -> None:
+    sizes = [(6, 4), (4, 6), (6, 4), (7, 5), (6, 4), (4, 6), (6, 4), (6, 4)]
+    assert [batch.tolist() for batch in equal_size_batches(sizes, 4)] == [
+        [1, 5],
+        [0, 2, 4],
+        [6, 7, -1],
+        [3],
+    ]
+    assert [batch.tolist() for batch in equal_size_batches(sizes, 1)] == [
+        [index] for index in (1, 5, 0, 2, 4, 6, 7, 3)
+    ]
+    for count in range(1, 40):
+        for limit in range(1, 10):
+            batches = equal_size_batches([(1, 1)] * count, limit)
+            assert len({len(batch) for batch in batches}) == 1 and len(batches[0]) <= limit
+            assert all(batch[0] >= 0 for batch in batches)
+            assert sorted(np.concatenate(batches))[-count:] == list(range(count))
+
+
+# Groups ------------------------------------------------------------------------------------------
+
+GROUPS = tuple(int(number % 3 == 0) for number in range(100))  # 34 and 66
+
+
+def test_units_are_of_one_group() -> None:
+    sampler = GroupSampler(100, 4, seed=3, world=2, groups=GROUPS)
+    # 34 images are filled up to 40, and 66 to 72.
+    assert sampler.steps_per_epoch == 14
+    orders = [sampler.order(epoch) for epoch in range(3)]
+    for order in orders:
+        assert len(order) == 112
+        counts = np.bincount(order)
+        assert (counts >= 1).all() and counts.sum() - 100 == (counts == 2).sum() == 12
+        of_group = np.array(GROUPS)[order].reshape(-1, 2)
+        np.testing.assert_array_equal(of_group[:, 0], of_group[:, 1])
+        changes = (np.diff(of_group[:, 0]) != 0).sum()
+        assert 12 < changes < 45  # of 55, if units come in any order
+    assert not np.array_equal(orders[0], orders[1])
+    again = GroupSampler(100, 4, seed=3, world=2, groups=GROUPS).order(1)
+    np.testing.assert_array_equal(again, orders[1])
+
+
+def test_ranks_share_the_same_groups() -> None:
+    """However a global batch is divided, it has the same images; a rank's come in units."""
+    whole = GroupSampler(100, 8, seed=3, groups=GROUPS)
+    for batch_size, world, accumulation in ((4, 2, 1), (2, 4, 1), (2, 2, 2), (1, 8, 1)):
+        parts = [
+            GroupSampler(100, batch_size, 3, rank, world, accumulation, groups=GROUPS)
+            for rank in range(world)
+        ]
+        assert parts[0].steps_per_epoch == whole.steps_per_epoch
+        for step in (0, 5, 13, 14, 29):
+            epoch, slots = whole.slots(step, 0)
+            expected = whole.order(epoch)[slots]
+            seen = []
+            for part in parts:
+                for micro in range(accumulation):
+                    own_epoch, own = part.slots(step, micro)
+                    assert own_epoch == epoch == step // 14
+                    images = part.order(epoch)[own]
+                    if batch_size == 2:
+                        assert GROUPS[images[0]] == GROUPS[images[1]]
+                    seen += images.tolist()
+            assert sorted(seen) == sorted(expected.tolist())
+
+
+def test_small_groups_are_filled_up() -> None:
+    sampler = GroupSampler(9, 4, seed=0, groups=(0,) * 8 + (1,))
+    counts = np.bincount(sampler.order(0))
+    assert counts.tolist() == [1] * 8 + [4]
+    assert sampler.steps_per_epoch == 3
+    assert GroupSampler(3, 1, seed=0, groups=(0, 0, 0)).steps_per_epoch == 4
+    with pytest.raises(ValueError, match="9 images have 8 groups"):
+        GroupSampler(9, 4, seed=0, groups=(0,) * 8)

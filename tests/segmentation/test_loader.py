@@ -17,7 +17,6 @@ from mindtwins.segmentation.dataset import ImageLabelFolder
 from mindtwins.segmentation.loader import (
     build_segmentation_loader,
     build_segmentation_training_loader,
-    equal_size_batches,
 )
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -86,25 +85,6 @@ def test_ranks_accumulation_and_workers_change_nothing(pairs: ImageLabelFolder) 
 
 
 # Evaluation --------------------------------------------------------------------------------------
-
-
-def test_equal_size_batches() -> None:
-    sizes = [(6, 4), (4, 6), (6, 4), (7, 5), (6, 4), (4, 6), (6, 4), (6, 4)]
-    assert [batch.tolist() for batch in equal_size_batches(sizes, 4)] == [
-        [1, 5],
-        [0, 2, 4],
-        [6, 7, -1],
-        [3],
-    ]
-    assert [batch.tolist() for batch in equal_size_batches(sizes, 1)] == [
-        [index] for index in (1, 5, 0, 2, 4, 6, 7, 3)
-    ]
-    for count in range(1, 40):
-        for limit in range(1, 10):
-            batches = equal_size_batches([(1, 1)] * count, limit)
-            assert len({len(batch) for batch in batches}) == 1 and len(batches[0]) <= limit
-            assert all(batch[0] >= 0 for batch in batches)
-            assert sorted(np.concatenate(batches))[-count:] == list(range(count))
 
 
 def test_evaluation_batches(pairs: ImageLabelFolder) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from mindtwins.errors import UserError
 from mindtwins.segmentation.ade20k import PALETTE
 from mindtwins.segmentation.dataset import read_label_png
-from mindtwins.segmentation.overlay import distinct_colors, draw_overlay, write_labels
+from mindtwins.segmentation.overlay import draw_overlay, write_labels
 
 NAMES = ("wall", "sky", "chest of drawers")
 COLORS = ((120, 120, 120), (6, 230, 230), (200, 0, 30))
@@ -60,13 +60,6 @@ def test_other_modes_and_sizes(photograph: np.ndarray) -> None:
     assert draw_overlay(picture, labels, NAMES, COLORS).mode == "RGB"
     with pytest.raises(ValueError, match="the picture is"):
         draw_overlay(picture, labels.T, NAMES, COLORS)
-
-
-def test_distinct_colors() -> None:
-    colors = np.array(distinct_colors(40), float)
-    distances = np.linalg.norm(colors[:, None] - colors, axis=2) + 1e3 * np.eye(40)
-    assert distances.min() > 10
-    assert distances[:12, :12].min() > 60
 
 
 def test_written_labels_are_read_back(tmp_path: Path) -> None:

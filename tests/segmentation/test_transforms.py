@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mindtwins.data.opencv_resampling import resize_image, resize_labels
 from mindtwins.data.randomness import sample_generator
 from mindtwins.errors import UserError
 from mindtwins.segmentation import transforms
 from mindtwins.segmentation.color import hsv_to_rgb, rgb_to_hsv
-from mindtwins.segmentation.resampling import resize_image, resize_labels
 from mindtwins.segmentation.transforms import (
     SegmentationTransform,
     distort_colors,

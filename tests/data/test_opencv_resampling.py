@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mindtwins.segmentation.resampling import rescaled_size, resize_image, resize_labels
+from mindtwins.data.opencv_resampling import rescaled_size, resize_image, resize_labels
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,245 @@
+"""Loaders of pictures and their objects, on the machinery of `mindtwins.data`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindtwins.data.loader import TrainingLoader
+from mindtwins.data.pipeline import (
+    BatchPipeline,
+    load_evaluation_rows,
+    load_training_rows,
+    report,
+    worker_count,
+)
+from mindtwins.data.sampler import GroupSampler, equal_size_batches
+from mindtwins.detection.dataset import CocoDataset
+from mindtwins.detection.detections import Geometry
+from mindtwins.detection.transforms import DetectionTransform, Sample, TestTransform, padded
+
+
+@dataclass(frozen=True)
+class DetectionBatch:
+    """One evaluation batch of b pictures that are equally large after padding.
+
+    Attributes:
+        images: float32 (b, 3, H, W); zeros where not valid.
+        geometries: where each picture is in its image; of any picture where not valid.
+        index: int64 (b,), each picture's index in the data set's `paths`; -1 where there is none.
+        valid: bool (b,): which rows count.
+    """
+
+    images: np.ndarray
+    geometries: list[Geometry]
+    index: np.ndarray
+    valid: np.ndarray
+
+
+class DetectionLoader:
+    """Yields the evaluation batches of one rank; see `build_detection_loader`.
+
+    `len(loader)` is the number of this rank's batches. Iterating again starts over. A batch of
+    which no picture can be read is left out.
+
+    Attributes:
+        dataset: the pictures.
+        batches: the pictures of each batch, int64 (b,), -1 where there is none.
+        skipped: unreadable pictures left out by this rank in the current or last pass.
+    """
+
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        transform: TestTransform,
+        batches: list[np.ndarray],
+        pipeline: BatchPipeline,
+        skip_bad_images: bool,
+    ) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.skipped = 0
+        self._transform = transform
+        self._pipeline = pipeline
+        self._skip_bad_images = skip_bad_images
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[DetectionBatch]:
+        """Yield the batches in order.
+
+        Raises:
+            UserError: a picture cannot be read (unless `skip_bad_images`).
+        """
+        self.skipped = 0
+        if not self.batches:  # more ranks than batches
+            return
+        for row in self._pipeline(tuple(batch) for batch in self.batches):
+            index = row["request"]
+            self.skipped += report(
+                self.dataset.paths, index, row["problems"], self._skip_bad_images
+            )
+            if row["valid"].any():
+                geometries = [
+                    self._transform.geometry(*self.dataset.size(number))
+                    for number in np.where(index < 0, index[0], index)
+                ]
+                yield DetectionBatch(row["images"], geometries, index, row["valid"])
+
+
+def build_detection_training_loader(
+    dataset: CocoDataset,
+    transform: DetectionTransform,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    accumulation: int = 1,
+    num_parallel_workers: int = 2,
+    python_multiprocessing: bool = False,
+    skip_bad_images: bool = False,
+) -> TrainingLoader:
+    """Build the loader of one rank's training batches, in pairs that are wider than high, or not.
+
+    The targets are a tuple: boxes float32 (b, n, 4) and labels int32 (b, n) of at most n objects,
+    filled up with zeros and -1; sizes int32 (b, 2), the (height, width) of each picture without
+    padding; and, where the data set has masks, uint8 (b, n, H, W). n is that of the picture with
+    the most, and at least 1; H and W are those of the largest, multiples of 32.
+
+    Arguments, order and errors are those of `mindtwins.data.loader`'s samplers and pipelines.
+    """
+    wide = tuple(int(width > height) for width, height in dataset.sizes.tolist())
+    sampler = GroupSampler(len(dataset), batch_size, seed, rank, world, accumulation, groups=wide)
+    batches = _TrainingBatches(dataset, transform, sampler, skip_bad_images)
+    pipeline = BatchPipeline(batches, worker_count(num_parallel_workers), python_multiprocessing)
+    return TrainingLoader(dataset, sampler, pipeline, skip_bad_images)
+
+
+def build_detection_loader(
+    dataset: CocoDataset,
+    transform: TestTransform,
+    *,
+    batch_size: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    num_parallel_workers: int = 2,
+    python_multiprocessing: bool = False,
+    skip_bad_images: bool = False,
+) -> DetectionLoader:
+    """Build the loader of one rank's evaluation batches; over all ranks every picture occurs once.
+
+    Only pictures that are equally large after padding share a batch, and they come together,
+    because graphs are compiled for every shape. Each rank takes a stretch of the sizes. The ranks'
+    numbers of batches may differ, by one.
+
+    Args:
+        dataset: the evaluation pictures.
+        transform: from picture to image.
+        batch_size: the most pictures per batch.
+        rank: of this process.
+        world: number of processes.
+        num_parallel_workers: capped at the machine's cores, with a notice.
+        python_multiprocessing: whether the workers are processes instead of threads.
+        skip_bad_images: whether an unreadable picture is logged, counted and left out, instead of
+            ending the run.
+    """
+    batches = equal_size_batches(image_sizes(dataset, transform), batch_size)
+    own = batches[rank * len(batches) // world : (rank + 1) * len(batches) // world]
+    pipeline = BatchPipeline(
+        _EvaluationBatches(dataset, transform),
+        worker_count(num_parallel_workers),
+        python_multiprocessing,
+    )
+    return DetectionLoader(dataset, transform, own, pipeline, skip_bad_images)
+
+
+def image_sizes(dataset: CocoDataset, transform: TestTransform) -> list[tuple[int, int]]:
+    """The (height, width) of what the detector sees of each picture."""
+    geometries = (transform.geometry(*dataset.size(index)) for index in range(len(dataset)))
+    return [padded(geometry.height, geometry.width) for geometry in geometries]
+
+
+@dataclass(frozen=True)
+class _TrainingBatches:
+    """(step, micro) to a training batch; see `build_detection_training_loader`."""
+
+    dataset: CocoDataset
+    transform: DetectionTransform
+    sampler: GroupSampler
+    skip_bad_images: bool
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        targets = ("boxes", "labels", "sizes") + ("masks",) * self.dataset.masks
+        return (
+            "images",
+            *(f"targets_{name}" for name in targets),
+            *("wanted", "index", "problems"),
+        )
+
+    def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
+        samples: dict[int, Sample] = {}
+
+        def load(row: int, index: int, rng: np.random.Generator) -> None:
+            samples[row] = self.transform(*self.dataset.read(index), rng)
+
+        rows = load_training_rows(self.sampler, request, load, self.skip_bad_images)
+        return *stack(samples, self.sampler.batch_size, self.dataset.masks), *rows
+
+
+def stack(samples: dict[int, Sample], count: int, masks: bool) -> tuple[np.ndarray, ...]:
+    """Samples of different sizes as the arrays of a batch, padded at the right and the bottom.
+
+    Args:
+        samples: by their rows; a row may have none.
+        count: of the rows.
+        masks: whether the samples have masks.
+
+    Returns:
+        The images, boxes, labels, sizes and, if there are, masks; see
+        `build_detection_training_loader`.
+    """
+    found = samples.values()
+    height = max((sample.picture.shape[1] for sample in found), default=1)
+    width = max((sample.picture.shape[2] for sample in found), default=1)
+    most = max((len(sample.objects) for sample in found), default=0) or 1
+    images = np.zeros((count, 3, height, width), dtype=np.float32)
+    boxes = np.zeros((count, most, 4), dtype=np.float32)
+    labels = np.full((count, most), -1, dtype=np.int32)
+    sizes = np.zeros((count, 2), dtype=np.int32)
+    bitmaps = np.zeros((count, most, height, width) if masks else 0, dtype=np.uint8)
+    for row, sample in samples.items():
+        objects = sample.objects
+        images[row, :, : sample.picture.shape[1], : sample.picture.shape[2]] = sample.picture
+        boxes[row, : len(objects)] = objects.boxes
+        labels[row, : len(objects)] = objects.labels
+        sizes[row] = sample.height, sample.width
+        if objects.masks is not None:
+            bitmaps[row, : len(objects), : sample.height, : sample.width] = objects.masks
+    arrays = images, boxes, labels, sizes
+    return (*arrays, bitmaps) if masks else arrays
+
+
+@dataclass(frozen=True)
+class _EvaluationBatches:
+    """The pictures of an evaluation batch to its arrays."""
+
+    columns = ("images", "valid", "problems")
+
+    dataset: CocoDataset
+    transform: TestTransform
+
+    def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
+        geometry = self.transform.geometry(*self.dataset.size(int(request[0])))
+        size = padded(geometry.height, geometry.width)
+        images = np.zeros((len(request), 3, *size), dtype=np.float32)
+
+        def load(row: int, index: int) -> None:
+            images[row], _ = self.transform(self.dataset.read_image(index))
+
+        valid, problems = load_evaluation_rows(request, load)
+        return images, valid, problems
