@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mindspore as ms
 import numpy as np
@@ -20,6 +21,7 @@ from mindtwins.detection.masks import paste
 from mindtwins.detection.postprocessing import (
     MOST_DETECTIONS,
     SCORE_THRESHOLD,
+    PostProcessing,
     proposals,
     select,
     sigmoid,
@@ -172,35 +174,28 @@ class MaskRCNN(Detector):
     def _detect(self, images: Tensor, geometries: Sequence[Geometry]) -> list[Detections]:
         levels, logits, deltas = self(images)
         regions = self.propose(arrays(logits), arrays(deltas), images.shape[2:], geometries)
-        rois = _padded(regions, PROPOSALS)
-        classes, moves = arrays(self.roi_head.bbox_head(levels, rois))
+        classes, moves = arrays(self.roi_head.bbox_head(levels, _padded(regions, PROPOSALS)))
         found = []
-        for i, geometry in enumerate(geometries):
-            own = slice(i * PROPOSALS, i * PROPOSALS + len(regions[i]))
-            found.append(self._classified(regions[i], classes[own], moves[own], geometry))
-        in_network = [
-            self._in_network(boxes, geometry)
-            for (boxes, *_), geometry in zip(found, geometries, strict=True)
-        ]
-        (masks,) = arrays([self.roi_head.mask_head(levels, _padded(in_network, MOST_DETECTIONS))])
+        for i, (own, geometry) in enumerate(zip(regions, geometries, strict=True)):
+            rows = slice(i * PROPOSALS, i * PROPOSALS + len(own))
+            found.append(
+                find_objects(own, classes[rows], moves[rows], geometry, self.postprocessing)
+            )
+        rois = _padded([boxes for boxes, _ in found], MOST_DETECTIONS)
+        masks = self.roi_head.mask_head(levels, rois).asnumpy()
         masks = masks.reshape(len(found), MOST_DETECTIONS, *masks.shape[1:])
         detections = []
-        for i, geometry in enumerate(geometries):
-            boxes, scores, labels = found[i]
-            probabilities = sigmoid(masks[i][np.arange(len(boxes)), :, :, labels])
-            # There and back: the way changes a coordinate's last bit, and the masks are pasted so.
-            placed = in_network[i] / geometry.scale_factor
-            if self.postprocessing.suppression == "network":
-                boxes = placed
-            pasted = paste(probabilities, placed, geometry.original_height, geometry.original_width)
-            detections.append(Detections(boxes, scores, labels, pasted))
+        for (boxes, objects), drawn, geometry in zip(found, masks, geometries, strict=True):
+            of_class = drawn[np.arange(len(boxes)), :, :, objects.labels]
+            pasted = paste(
+                sigmoid(of_class.astype(np.float32)),
+                # As there, where they are scaled and scaled back: that changes a last bit.
+                boxes / geometry.scale_factor,
+                geometry.original_height,
+                geometry.original_width,
+            )
+            detections.append(replace(objects, masks=pasted))
         return detections
-
-    def _in_network(self, boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
-        """Boxes as they were suppressed, in pixels of the network's input."""
-        if self.postprocessing.suppression == "network":
-            return boxes
-        return boxes * geometry.scale_factor
 
     def propose(
         self,
@@ -226,17 +221,37 @@ class MaskRCNN(Detector):
             for i, geometry in enumerate(geometries)
         ]
 
-    def _classified(
-        self, regions: np.ndarray, logits: np.ndarray, deltas: np.ndarray, geometry: Geometry
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One picture's boxes, scores and labels, boxes where they are suppressed."""
-        scores = softmax(logits)[:, :-1]
-        rows, classes = np.nonzero(scores > SCORE_THRESHOLD)
-        moves = deltas.reshape(-1, self.num_classes, 4)[rows, classes]
-        boxes = decode(regions[rows], moves, STDS, geometry.height, geometry.width)
-        if self.postprocessing.suppression == "picture":
-            boxes = boxes / geometry.scale_factor
-        return select(boxes, scores[rows, classes], classes)
+
+def find_objects(
+    regions: np.ndarray,
+    logits: np.ndarray,
+    deltas: np.ndarray,
+    geometry: Geometry,
+    postprocessing: PostProcessing,
+) -> tuple[np.ndarray, Detections]:
+    """What is in a picture's regions.
+
+    Args:
+        regions: (n, 4), in pixels of the network's input.
+        logits: (n, classes + 1), the background last.
+        deltas: (n, classes * 4).
+        geometry: of the picture.
+        postprocessing: whose way of choosing.
+
+    Returns:
+        Their boxes in pixels of the network's input, and the objects, still without masks.
+    """
+    scores = softmax(logits)[:, :-1]
+    rows, classes = np.nonzero(scores > SCORE_THRESHOLD)
+    moves = deltas.reshape(len(regions), -1, 4)[rows, classes]
+    boxes = decode(regions[rows], moves, STDS, geometry.height, geometry.width)
+    likely = scores[rows, classes]
+    factor = geometry.scale_factor
+    if postprocessing.suppression == "network":
+        boxes, *rest = select(boxes, likely, classes)
+        return boxes, Detections(boxes / factor, *rest)
+    boxes, *rest = select(boxes / factor, likely, classes)
+    return boxes * factor, Detections(boxes, *rest)
 
 
 def _padded(boxes: Sequence[np.ndarray], count: int) -> Tensor:

@@ -15,12 +15,12 @@ from mindtwins.detection.boxes import RATIOS, decode
 from mindtwins.detection.detections import Detections, Geometry
 from mindtwins.detection.detector import Detector, arrays
 from mindtwins.detection.head import ConvReLU, per_anchor
-from mindtwins.detection.postprocessing import level_pairs, select
+from mindtwins.detection.postprocessing import PostProcessing, level_pairs, select
 from mindtwins.layers import Conv3x3
 
 STDS = (1.0, 1.0, 1.0, 1.0)  # of the boxes' deltas
 
-_ANCHORS = 3 * len(RATIOS)  # at a pixel: of three scales
+ANCHORS = 3 * len(RATIOS)  # at a pixel: of three scales
 _CONVOLUTIONS = 4
 _PRIOR = 0.01  # the probability of every class at the start of a training
 
@@ -47,11 +47,11 @@ class RetinaHead(nn.Cell):
         self.reg_convs = tower()
         self.retina_cls = Conv3x3(
             channels,
-            _ANCHORS * num_classes,
+            ANCHORS * num_classes,
             weight_init=Normal(0.01),
             bias_init=-math.log((1 - _PRIOR) / _PRIOR),
         )
-        self.retina_reg = Conv3x3(channels, _ANCHORS * 4, weight_init=Normal(0.01))
+        self.retina_reg = Conv3x3(channels, ANCHORS * 4, weight_init=Normal(0.01))
 
     def construct(self, levels: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
         """-> logits (B, H * W * 9, num_classes) of each level, deltas (B, H * W * 9, 4) of each."""
@@ -89,28 +89,40 @@ class RetinaNet(Detector):
         logits, deltas = map(arrays, self(images))
         anchors = self.anchors(*images.shape[2:])
         return [
-            self._detections(
-                [level[i] for level in logits], [level[i] for level in deltas], anchors, geometry
+            find_objects(
+                [level[i] for level in logits],
+                [level[i] for level in deltas],
+                anchors,
+                geometry,
+                self.postprocessing,
             )
             for i, geometry in enumerate(geometries)
         ]
 
-    def _detections(
-        self,
-        logits: Sequence[np.ndarray],
-        deltas: Sequence[np.ndarray],
-        anchors: Sequence[np.ndarray],
-        geometry: Geometry,
-    ) -> Detections:
-        """From one picture's logits, deltas and anchors of each level."""
-        boxes, scores, labels = [], [], []
-        for level, moves, places in zip(logits, deltas, anchors, strict=True):
-            rows, classes, found = level_pairs(level, self.postprocessing)
-            size = geometry.height, geometry.width
-            boxes.append(decode(places[rows], moves[rows], STDS, *size))
-            scores.append(found)
-            labels.append(classes)
-        candidates = self.postprocessing.rescale(np.concatenate(boxes), geometry.scale_factor)
-        whole = self.postprocessing.not_empty(candidates)
-        likely, of_class = np.concatenate(scores)[whole], np.concatenate(labels)[whole]
-        return Detections(*select(candidates[whole], likely, of_class))
+
+def find_objects(
+    logits: Sequence[np.ndarray],
+    deltas: Sequence[np.ndarray],
+    anchors: Sequence[np.ndarray],
+    geometry: Geometry,
+    postprocessing: PostProcessing,
+) -> Detections:
+    """What is in a picture.
+
+    Args:
+        logits: (n, classes) of each level.
+        deltas: (n, 4) of each level.
+        anchors: (n, 4) of each level, of the padded picture.
+        geometry: of the picture.
+        postprocessing: whose way of choosing.
+    """
+    boxes, scores, labels = [], [], []
+    for level, moves, places in zip(logits, deltas, anchors, strict=True):
+        rows, classes, found = level_pairs(level, postprocessing)
+        boxes.append(decode(places[rows], moves[rows], STDS, geometry.height, geometry.width))
+        scores.append(found)
+        labels.append(classes)
+    candidates = postprocessing.rescale(np.concatenate(boxes), geometry.scale_factor)
+    whole = postprocessing.not_empty(candidates)
+    likely, of_class = np.concatenate(scores)[whole], np.concatenate(labels)[whole]
+    return Detections(*select(candidates[whole], likely, of_class))
