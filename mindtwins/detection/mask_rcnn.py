@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -158,8 +159,8 @@ class MaskRCNN(Detector):
     strides = (4, 8, 16, 32, 64)
     scales = (8.0,)
 
-    def __init__(self, *args: object, rpn_head: RPNHead, roi_head: RoIHead) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, rpn_head: RPNHead, roi_head: RoIHead) -> None:
+        super().__init__(*args)
         self.rpn_head = rpn_head
         self.roi_head = roi_head
 
@@ -243,7 +244,7 @@ def find_objects(
     """
     scores = softmax(logits)[:, :-1]
     rows, classes = np.nonzero(scores > SCORE_THRESHOLD)
-    moves = deltas.reshape(len(regions), -1, 4)[rows, classes]
+    moves = deltas.reshape(len(regions), scores.shape[1], 4)[rows, classes]
     boxes = decode(regions[rows], moves, STDS, geometry.height, geometry.width)
     likely = scores[rows, classes]
     factor = geometry.scale_factor

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -75,8 +76,8 @@ class RetinaNet(Detector):
     strides = (8, 16, 32, 64, 128)
     scales = tuple(4 * 2 ** (third / 3) for third in range(3))
 
-    def __init__(self, *args: object, bbox_head: RetinaHead) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, bbox_head: RetinaHead) -> None:
+        super().__init__(*args)
         self.bbox_head = bbox_head
 
     def construct(

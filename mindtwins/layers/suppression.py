@@ -22,10 +22,10 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndar
     """
     order = np.argsort(-scores, kind="stable")
     corners = np.ascontiguousarray(boxes[order].T, np.float32)
-    return order[_kept(corners, np.float32(threshold))]
+    return order[_kept(corners, float(np.float32(threshold)))]
 
 
-def _kept(corners: np.ndarray, threshold: np.float32) -> np.ndarray:
+def _kept(corners: np.ndarray, threshold: float) -> np.ndarray:
     """Corners (4, n), best first -> whether each box is kept, bool (n,)."""
     count = corners.shape[1]
     keep = np.ones(count, bool)
@@ -46,5 +46,5 @@ def _kept(corners: np.ndarray, threshold: np.float32) -> np.ndarray:
             widths = np.minimum(x2[index], x2[rest]) - np.maximum(x1[index], x1[rest])
             heights = np.minimum(y2[index], y2[rest]) - np.maximum(y1[index], y1[rest])
             both = np.maximum(widths, 0) * np.maximum(heights, 0)
-            keep[rest] &= ~(both > threshold * (areas[index] + areas[rest] - both))
+            keep[rest] &= ~(both > np.float32(threshold) * (areas[index] + areas[rest] - both))
     return keep

@@ -173,9 +173,9 @@ def pool(levels: Sequence[Tensor], image: int, boxes: Tensor, bins: int) -> Tens
     return torch.stack(found) if found else levels[0].new_zeros(0, levels[0].shape[1], bins, bins)
 
 
-def anchors_of(level: Tensor | tuple[int, int], stride: int, scales: Sequence[float]) -> Tensor:
+def anchors_of(size: Sequence[int], stride: int, scales: Sequence[float]) -> Tensor:
     """Anchors of a map of (height, width): by row, column, ratio and scale, float32 (n, 4)."""
-    height, width = level
+    height, width = size
     ratios = torch.sqrt(torch.tensor([0.5, 1.0, 2.0]))
     factors = torch.tensor(scales, dtype=torch.float32)
     w = (stride * (1 / ratios)[:, None] * factors).flatten()

@@ -158,7 +158,10 @@ X = Tensor(tokens(2, 6, 9, 20))
 EPSILON = Tensor([1e-3], ms.float32)
 PYRAMID = (X, floats(2, 3, 5, 20), floats(2, 2, 3, 20), floats(2, 1, 2, 20))
 # Image, level and corners in its pixels.
-REGIONS = Tensor([[0, 0, 1.5, 0.2, 8.1, 5], [1, 1, -1, 0, 3.3, 3], [1, 3, 0, 0, 2, 1]], ms.float32)
+REGIONS = Tensor(
+    [[0, 0, 1.5, 0.2, 8.1, 5], [1, 1, -1, 0, 3.3, 3], [1, 3, 0, 0, 2, 1], [0, 2, 0, 1, 3, 2]],
+    ms.float32,
+)
 # Plain formulation -> inputs, and how many of them, the first ones, are differentiated.
 CASES = {
     add_bias: ((X, floats(20)), 2),

@@ -41,6 +41,12 @@ struct Side {
   std::vector<Sample> samples;
 };
 
+// A pixel's place in a map, and how much it counts.
+struct Tap {
+  int64_t pixel;
+  float weight;
+};
+
 // A row (image, level, x1, y1, x2, y2) of the regions, in pixels of its level.
 struct Region {
   Region(const float* row, int64_t** shapes, int64_t bins_down, int64_t bins_across) {
@@ -58,18 +64,21 @@ struct Region {
     share = 1.f / float(std::max<int64_t>(rows.grid * columns.grid, 1));
   }
 
-  // Calls visit(offset of a pixel, its weight) for what is averaged in a bin.
-  template <class Visit>
-  void visit_bin(int64_t bin_y, int64_t bin_x, int64_t channels, const Visit& visit) const {
+  // What is averaged in a bin: pixels and their weights, those of no weight left out.
+  void find_taps(int64_t bin_y, int64_t bin_x, int64_t channels, std::vector<Tap>& taps) const {
+    taps.clear();
+    const auto add = [&](int64_t pixel, float weight) {
+      if (weight != 0) taps.push_back({pixel, weight * share});
+    };
     for (int64_t i = 0; i < down.grid; i++) {
       const Sample& y = down.samples[bin_y * down.grid + i];
+      const int64_t upper = offset + y.low * line, lower = offset + y.high * line;
       for (int64_t j = 0; j < across.grid; j++) {
         const Sample& x = across.samples[bin_x * across.grid + j];
-        const int64_t upper = offset + y.low * line, lower = offset + y.high * line;
-        visit(upper + x.low * channels, y.at_low * x.at_low);
-        visit(upper + x.high * channels, y.at_low * x.at_high);
-        visit(lower + x.low * channels, y.at_high * x.at_low);
-        visit(lower + x.high * channels, y.at_high * x.at_high);
+        add(upper + x.low * channels, y.at_low * x.at_low);
+        add(upper + x.high * channels, y.at_low * x.at_high);
+        add(lower + x.low * channels, y.at_high * x.at_low);
+        add(lower + x.high * channels, y.at_high * x.at_high);
       }
     }
   }
@@ -80,7 +89,18 @@ struct Region {
   float share = 0;
 };
 
-constexpr int64_t BAND = 4 * V;  // channels per chunk of the gradient
+constexpr int VECTORS = 4;             // that are summed side by side
+constexpr int64_t BAND = VECTORS * V;  // channels per chunk of the gradient
+
+// The weighted sum of pixels, for COUNT vectors of channels from `map` on, the last of `n` channels.
+template <int COUNT>
+void sum_taps(const std::vector<Tap>& taps, const float* map, float* out, int64_t n) {
+  Vec totals[COUNT] = {};
+  for (const Tap& tap : taps)
+    for (int i = 0; i < COUNT; i++)
+      totals[i] += load(map + tap.pixel + i * V, i + 1 < COUNT ? V : n) * tap.weight;
+  for (int i = 0; i < COUNT; i++) store(out + i * V, totals[i], i + 1 < COUNT ? V : n);
+}
 
 }  // namespace
 
@@ -89,21 +109,20 @@ constexpr int64_t BAND = 4 * V;  // channels per chunk of the gradient
 OPERATOR(roi_align, "fffffff") {
   const int64_t channels = shapes[0][3], down = shapes[5][0], across = shapes[5][1];
   parallel(shapes[4][0], 4, [&](int64_t begin, int64_t end) {
+    std::vector<Tap> taps;
     for (int64_t n = begin; n < end; n++) {
       const Region region(INPUT(4) + 6 * n, shapes, down, across);
       float* out = OUTPUT(6) + n * down * across * channels;
-      std::fill_n(out, down * across * channels, 0.f);
-      if (region.level < 0) continue;
+      if (region.level < 0) {
+        std::fill_n(out, down * across * channels, 0.f);
+        continue;
+      }
       const float* map = INPUT(region.level);
       for (int64_t bin = 0; bin < down * across; bin++, out += channels) {
-        region.visit_bin(bin / across, bin % across, channels, [&](int64_t pixel, float weight) {
-          if (weight == 0) return;
-          for (int64_t c = 0; c < channels; c += V) {
-            const int64_t n = channels - c;
-            store(out + c, load(out + c, n) + load(map + pixel + c, n) * weight, n);
-          }
-        });
-        for (int64_t c = 0; c < channels; c++) out[c] *= region.share;
+        region.find_taps(bin / across, bin % across, channels, taps);
+        int64_t c = 0;
+        for (; c + BAND <= channels; c += BAND) sum_taps<VECTORS>(taps, map + c, out + c, V);
+        for (; c < channels; c += V) sum_taps<1>(taps, map + c, out + c, channels - c);
       }
     }
   });
@@ -121,20 +140,20 @@ OPERATOR(roi_align_gradient, "ffffffffff") {
     std::fill_n(OUTPUT(6 + level), product(shapes[1 + level], 4), 0.f);
   // By channels, so that no two threads add to one number.
   parallel(channels, BAND, [&](int64_t begin, int64_t end) {
+    std::vector<Tap> taps;
     for (int64_t n = 0; n < count; n++) {
       const Region& region = regions[n];
       if (region.level < 0) continue;
       const float* dy = INPUT(0) + n * down * across * channels;
       float* map = OUTPUT(6 + region.level);
-      for (int64_t bin = 0; bin < down * across; bin++, dy += channels)
-        region.visit_bin(bin / across, bin % across, channels, [&](int64_t pixel, float weight) {
-          if (weight == 0) return;
-          weight *= region.share;
+      for (int64_t bin = 0; bin < down * across; bin++, dy += channels) {
+        region.find_taps(bin / across, bin % across, channels, taps);
+        for (const Tap& tap : taps)
           for (int64_t c = begin; c < end; c += V) {
-            float* target = map + pixel + c;
-            store(target, load(target, end - c) + load(dy + c, end - c) * weight, end - c);
+            float* target = map + tap.pixel + c;
+            store(target, load(target, end - c) + load(dy + c, end - c) * tap.weight, end - c);
           }
-        });
+      }
     }
   });
   return 0;
