@@ -223,3 +223,49 @@ def test_a_folder_keeps_all_that_it_takes(checkpoint, tmp_path):
 def test_scripts_say_that_they_do_not_know_detectors_yet(command, arguments, checkpoint):
     with pytest.raises(UserError, match=r"det\.ckpt is a model for detection, which the scripts"):
         command.main(["--ckpt_path", str(checkpoint), *arguments])
+
+
+OFFICIAL_CONFIG = """
+model = dict(
+    type='RetinaNet',
+    test_cfg=dict(
+        nms_pre=1000, min_bbox_size=0, score_thr=0.05,
+        nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='MultiScaleFlipAug', img_scale=(1333, 800), flip=False, transforms=[
+        dict(type='Resize', keep_ratio=True),
+        dict(type='Normalize', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+             to_rgb=True),
+        dict(type='Pad', size_divisor=32)])]
+data = dict(test=dict(pipeline=test_pipeline))
+"""
+LATER_CONFIG = """
+model = dict(
+    type='MaskRCNN',
+    data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[51, 51, 51], bgr_to_rgb=True),
+    test_cfg=dict(rpn=dict(nms_pre=2000, max_per_img=1000, nms=dict(iou_threshold=0.7)),
+                  rcnn=dict(score_thr=0.001, max_per_img=100)))
+test_pipeline = [dict(type='Resize', scale=(640, 480), keep_ratio=True)]
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+"""
+
+
+def test_the_authors_configuration_is_what_is_done(convert):
+    conversion = convert(state(NAMES[0]), meta={"config": OFFICIAL_CONFIG})
+    assert conversion.metadata["preprocessing"]["resize_scale"] == [1333, 800]
+    assert not [note for note in conversion.notes if "not done here" in note]
+
+
+def test_what_another_configuration_states_is_taken_or_told(convert):
+    conversion = convert(state(NAMES[1]), meta={"cfg": LATER_CONFIG})
+    preprocessing = conversion.metadata["preprocessing"]
+    assert preprocessing["resize_scale"] == [640, 480]
+    assert (preprocessing["mean"], preprocessing["std"]) == ([0.5] * 3, [0.2] * 3)
+    told = "\n".join(note for note in conversion.notes if "not done here" in note)
+    for clause in (
+        "test_cfg has rcnn.score_thr 0.001, not 0.05",
+        "test_cfg has rpn.nms_pre 2000, not 1000",
+        "boxes are chosen as in MMDetection 3.x (create_detector's postprocessing)",
+    ):
+        assert clause in told
