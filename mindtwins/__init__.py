@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "create_model": "mindtwins.tasks",
     "list_models": "mindtwins.models.variants",
+    "create_detector": "mindtwins.tasks",
+    "list_detectors": "mindtwins.tasks",
     "create_segmentor": "mindtwins.tasks",
     "list_segmentors": "mindtwins.tasks",
     "load_model": "mindtwins.tasks",
@@ -22,8 +24,10 @@ _MODULES = {
 
 __all__ = [
     "__version__",
+    "create_detector",
     "create_model",
     "create_segmentor",
+    "list_detectors",
     "list_models",
     "list_segmentors",
     "load_model",

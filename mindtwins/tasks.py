@@ -24,6 +24,8 @@ from mindtwins.config import (
 )
 from mindtwins.console import tell
 from mindtwins.conversion.kinds import Kinds, identified
+from mindtwins.detection.kind import DetectorKind
+from mindtwins.detection.variants import create_detector, list_detectors
 from mindtwins.distribution.launch import rank_0_first
 from mindtwins.errors import UserError
 from mindtwins.export.kinds import ExportKinds
@@ -46,10 +48,12 @@ __all__ = [
     "KINDS",
     "SERVICES",
     "TASKS",
+    "create_detector",
     "create_model",
     "create_segmentor",
     "create_task",
     "find_checkpoint",
+    "list_detectors",
     "list_segmentors",
     "load_model",
     "load_onnx",
@@ -62,7 +66,11 @@ TASKS: dict[str, type[Task]] = {
     "segmentation": Segmentation,
 }
 # What a conversion knows of each task's models.
-KINDS: Kinds = {"classification": ClassifierKind(), "segmentation": SegmentorKind()}
+KINDS: Kinds = {
+    "classification": ClassifierKind(),
+    "segmentation": SegmentorKind(),
+    "detection": DetectorKind(),
+}
 # What an export knows of them.
 EXPORTS: ExportKinds = {"classification": ClassifierExport(), "segmentation": SegmentorExport()}
 # What a server knows of them.
@@ -130,7 +138,22 @@ def _task_of(config: Config, checkpoint: Checkpoint) -> Task:
         raise UserError(
             f"{checkpoint.path} is a checkpoint of task {task} (asked for: {config.task})"
         )
-    return TASKS[task](replace(config, task=task), checkpoint)
+    return task_type(checkpoint)(replace(config, task=task), checkpoint)
+
+
+def task_type(checkpoint: Checkpoint) -> type[Task]:
+    """What the model in a checkpoint is for.
+
+    Raises:
+        UserError: that is none of the tasks of the scripts.
+    """
+    task = checkpoint.stated["task"]
+    if task not in TASKS:
+        raise UserError(
+            f"{checkpoint.path} is a model for {task}, which the scripts only convert so far: use"
+            " it in Python, with mindtwins.load_model and the model's predict"
+        )
+    return TASKS[task]
 
 
 def find_checkpoint(config: Config) -> Checkpoint:
@@ -211,9 +234,10 @@ def load_model(source: str | os.PathLike) -> nn.Cell:
             "owner/name" on the hub, see `mindtwins.hub.pretrained.load_pretrained`.
 
     Returns:
-        The classifier or segmentor with its weights, in evaluation mode, and with three attributes:
-        `preprocessing`, from an RGB picture to what the model takes; `classes`, their names by
-        number (None where the file has none); `metadata`, all that the file says.
+        The classifier, segmentor or detector with its weights, in evaluation mode, and with three
+        attributes: `preprocessing`, from an RGB picture to what the model takes (None of a
+        detector, which has no such yet); `classes`, their names by number (None where the file has
+        none); `metadata`, all that the file says.
 
     Raises:
         UserError: (a ValueError) the file cannot be read, or holds no such model.
@@ -247,10 +271,14 @@ def push_to_hub(
 def _describe(model: nn.Cell, checkpoint: Checkpoint) -> nn.Cell:
     """The model with what its checkpoint says of its use, as attributes."""
     task = checkpoint.stated["task"]
+    model.metadata = checkpoint.metadata
+    if task not in TASKS:
+        names = checkpoint.stated.get("classes")
+        model.preprocessing, model.classes = None, names and tuple(names)
+        return model
     described = TASKS[task](InferConfig(task=task, ckpt_path=str(checkpoint.path)), checkpoint)
     model.preprocessing = described.preprocessing()
     model.classes = described.classes and tuple(described.class_names())
-    model.metadata = checkpoint.metadata
     return model
 
 

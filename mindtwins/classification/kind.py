@@ -10,7 +10,7 @@ from mindtwins.checkpoint import Checkpoint
 from mindtwins.classification.imagenet import imagenet_words
 from mindtwins.classification.layouts import LAYOUTS
 from mindtwins.classification.task import Classification
-from mindtwins.conversion.kinds import Shapes
+from mindtwins.conversion.kinds import Shapes, first_axis
 from mindtwins.conversion.openmmlab import TestRecipe, are_numbers
 from mindtwins.conversion.recognize import Recognition, recognize
 from mindtwins.models.twins import ClassifierOutputs
@@ -30,6 +30,8 @@ class ClassifierKind:
     fewest_classes = 0
     verified_size = (224, 224)
     keeps_dialect = False
+    pipeline = "image-classification"
+    example = "logits = model(images)  # of pictures prepared by model.preprocessing"
 
     def owns(self, names: Collection[str]) -> bool:
         return self.stem in names and any(name.startswith("blocks.") for name in names)
@@ -39,6 +41,9 @@ class ClassifierKind:
 
     def resolve(self, name: str) -> str:
         return resolve_name(name)
+
+    def count_classes(self, seen: Shapes) -> int:
+        return first_axis(seen, self.head)
 
     def shapes(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> Shapes:
         return parameter_shapes(name, num_classes, in_channels)

@@ -74,7 +74,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         description="Convert a PyTorch checkpoint of a Twins model to MindSpore: classifiers with"
         " official, timm's or MMPretrain's names, segmentors of MMSegmentation, sssegmentation and"
-        " the official code, backbones of MMSegmentation's key converter. Which it is, is"
+        " the official code, detectors of the official code and MMDetection, backbones of"
+        " MMSegmentation's key converter. Which it is, is"
         " recognized, also below a wrapper's prefix. Every tensor is accounted for; code in the"
         " file never runs.",
     )

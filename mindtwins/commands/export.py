@@ -26,7 +26,7 @@ from mindtwins.export.check import Comparison, format_table
 from mindtwins.export.order import Order
 from mindtwins.files import atomic_write, check_outputs, replaced_file
 from mindtwins.models.twins import MINIMUM_SIZE
-from mindtwins.tasks import EXPORTS, KINDS, TASKS, find_checkpoint
+from mindtwins.tasks import EXPORTS, KINDS, find_checkpoint, task_type
 
 Export = Callable[[Order, Path], list[Comparison]]
 
@@ -140,7 +140,7 @@ def create_order(source: Path | Checkpoint, image_size: int | None = None, **how
     if image_size is not None:
         stated = {"image_size": "--image_size"}
         config = replace(config, image_size=image_size, stated=stated)
-    described = TASKS[task](config, checkpoint)
+    described = task_type(checkpoint)(config, checkpoint)
     keys = KINDS[task].architecture_keys
     return Order(
         checkpoint,

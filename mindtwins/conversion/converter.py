@@ -322,11 +322,7 @@ def _resolve_num_classes(
 def _count_classes(
     kind: ModelKind, tensors: Mapping[str, np.ndarray], names: Mapping[str, tuple[str, ...]]
 ) -> int:
-    """Width of the head among these tensors, 0 if there is none."""
-    widths = (
-        len(tensors[theirs])
-        for part in kind.head
-        for theirs, parts in names.items()
-        if part in parts and tensors[theirs].ndim
+    """The classes of the head among these tensors, 0 if there is none."""
+    return kind.count_classes(
+        {part: tensors[theirs].shape for theirs, parts in names.items() for part in parts}
     )
-    return next(widths, 0)

@@ -22,7 +22,7 @@ class ModelKind(Protocol):
 
     Attributes:
         layouts: whose names are known; the first is what weights without a history get.
-        head: the parameters whose first axis is the classes.
+        head: the parameters that depend on the number of classes.
         stem: the convolution whose second axis is the images' channels.
         architecture_keys: what `architecture` states.
         default_classes: as published.
@@ -31,6 +31,8 @@ class ModelKind(Protocol):
         verified_size: height and width of the photographs that a conversion is verified with.
         keeps_dialect: whether weights are tied to the conventions that they were trained with.
             (Those of classifiers go from code to code.)
+        pipeline: what a model hub calls the task.
+        example: a line of Python that uses `model`.
     """
 
     @property
@@ -60,6 +62,12 @@ class ModelKind(Protocol):
     @property
     def keeps_dialect(self) -> bool: ...
 
+    @property
+    def pipeline(self) -> str: ...
+
+    @property
+    def example(self) -> str: ...
+
     def owns(self, names: Collection[str]) -> bool:
         """Whether parameters of these names are such a model's."""
 
@@ -68,6 +76,9 @@ class ModelKind(Protocol):
 
     def resolve(self, name: str) -> str:
         """The model that a name of the user's means."""
+
+    def count_classes(self, seen: Shapes) -> int:
+        """Of the head among these parameters; 0 if there is none."""
 
     def shapes(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> Shapes:
         """What has to be filled."""
@@ -92,6 +103,11 @@ class ModelKind(Protocol):
 
 
 Kinds = Mapping[str, ModelKind]
+
+
+def first_axis(seen: Shapes, names: tuple[str, ...]) -> int:
+    """Length of the first axis of the first of these parameters that is seen; 0 of none."""
+    return next((seen[name][0] for name in names if seen.get(name)), 0)
 
 
 def all_layouts(kinds: Kinds) -> tuple[Layout, ...]:
@@ -143,7 +159,7 @@ def identified(kinds: Kinds, checkpoint: Checkpoint) -> Checkpoint:
             raise UserError(
                 f"{checkpoint.path} is no model of {task} that is known here ({recognized.seen})"
             )
-        classes = next((shapes[name][0] for name in kind.head if name in shapes), 0)
+        classes = kind.count_classes(shapes)
         channels = shapes[kind.stem][1] if kind.stem in shapes else 3
         stated |= kind.architecture(recognized.variant, classes, channels, shapes)
         stated["variant"] = recognized.variant

@@ -15,7 +15,7 @@ from mindspore import nn
 from mindtwins import __version__
 from mindtwins.checkpoint import TRAINING_STATE, Checkpoint, load_checkpoint, save_checkpoint
 from mindtwins.console import tell
-from mindtwins.conversion.kinds import Kinds, identified
+from mindtwins.conversion.kinds import Kinds, ModelKind, identified
 from mindtwins.errors import UserError
 from mindtwins.files import atomic_write, read_file
 from mindtwins.hub.fetching import PUBLISHED, WEIGHTS, first_line, hub_client
@@ -27,7 +27,7 @@ CARD = "README.md"
 # own also have its recipe, with the paths of a machine.
 _PUBLIC = (
     *("format_version", "task", "variant", "dialect", "classes", "preprocessing", "data"),
-    *("source", "widened_from", "filled"),
+    *("postprocessing", "source", "widened_from", "filled"),
 )
 
 # Of the authors' weights, and of timm's copies of them.
@@ -64,7 +64,8 @@ def save_folder(
         )
     checkpoint = _as_checkpoint(kinds, source, folder)
     verified = _verification(report, checkpoint) if report is not None else []
-    card = write_card(checkpoint, name or folder.resolve().name, verified, license)
+    kind = kinds[checkpoint.stated["task"]]
+    card = write_card(kind, checkpoint, name or folder.resolve().name, verified, license)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -197,7 +198,9 @@ def _verification(report: str | os.PathLike, checkpoint: Checkpoint) -> list[dic
     return rows
 
 
-def write_card(checkpoint: Checkpoint, name: str, verified: list[dict], license: str | None) -> str:
+def write_card(
+    kind: ModelKind, checkpoint: Checkpoint, name: str, verified: list[dict], license: str | None
+) -> str:
     """A model card: front matter for the hub, and what a reader has to know.
 
     Args:
@@ -218,7 +221,7 @@ def write_card(checkpoint: Checkpoint, name: str, verified: list[dict], license:
         "---",
         *([f"license: {license}"] if license else []),
         "library_name: mindtwins",
-        f"pipeline_tag: image-{task}",
+        f"pipeline_tag: {kind.pipeline}",
         "tags:",
         "- mindspore",
         "- twins",
@@ -233,6 +236,7 @@ def write_card(checkpoint: Checkpoint, name: str, verified: list[dict], license:
         "input channels": stated.get("in_channels", 3),
         **_flat("preprocessing", stated.get("preprocessing")),
         **_flat("convention", stated.get("dialect")),
+        **_flat("postprocessing", stated.get("postprocessing")),
         "converted from": source.get("repository") or source.get("file"),
         "its sha256": source.get("sha256"),
         "its names": source.get("layout"),
@@ -249,7 +253,7 @@ def write_card(checkpoint: Checkpoint, name: str, verified: list[dict], license:
             "```python",
             "import mindtwins",
             _loading(name),
-            "logits = model(images)  # of pictures prepared by model.preprocessing",
+            kind.example,
             "```",
             "",
             *_table(("", ""), [(key, value) for key, value in facts.items() if value is not None]),

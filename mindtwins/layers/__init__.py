@@ -16,12 +16,17 @@ from mindtwins.layers.attention import (
 )
 from mindtwins.layers.batch_norm import BatchNorm
 from mindtwins.layers.convolution import DepthwiseConv3x3, PatchConv
-from mindtwins.layers.dense_convolution import CONVOLUTIONS, Conv1x1, Conv3x3
+from mindtwins.layers.dense_convolution import (
+    CONVOLUTIONS,
+    Conv1x1,
+    Conv3x3,
+    TransposedConv2x2,
+)
 from mindtwins.layers.device import formulation, use_formulation
 from mindtwins.layers.linear import Dense, DenseGELU
 from mindtwins.layers.normalization import LayerNorm
 from mindtwins.layers.padding import crop_top_left, pad_bottom_right
-from mindtwins.layers.rearrangement import channels_first, channels_last
+from mindtwins.layers.rearrangement import channels_first, channels_last, subsample
 from mindtwins.layers.reduction import sum_of_squares
 from mindtwins.layers.residual import add_branch, add_mlp, draw_drop_path_mask, scale_channels
 from mindtwins.layers.resize import (
@@ -30,6 +35,8 @@ from mindtwins.layers.resize import (
     resize_nearest,
     resized_cross_entropy,
 )
+from mindtwins.layers.roi_align import roi_align
+from mindtwins.layers.suppression import suppress
 
 __all__ = [
     "CONVOLUTIONS",
@@ -42,6 +49,7 @@ __all__ = [
     "DepthwiseConv3x3",
     "LayerNorm",
     "PatchConv",
+    "TransposedConv2x2",
     "WindowAttention",
     "adaptive_average_pool",
     "add_branch",
@@ -59,8 +67,11 @@ __all__ = [
     "resize_bilinear",
     "resize_nearest",
     "resized_cross_entropy",
+    "roi_align",
     "scale_channels",
     "split_heads",
+    "subsample",
     "sum_of_squares",
+    "suppress",
     "use_formulation",
 ]

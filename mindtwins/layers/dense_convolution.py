@@ -19,6 +19,7 @@ class _DenseConv(nn.Cell):
     """Weight and, if wanted, bias; without a `weight_init` He's normal of mode "fan out".
 
     Its std is sqrt(2 / (kernel * kernel * out)), as MMSegmentation initializes its ConvModule.
+    The bias starts as `bias_init`, everywhere the same number.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class _DenseConv(nn.Cell):
         kernel: int,
         has_bias: bool,
         weight_init: Initializer | None,
+        bias_init: float,
     ) -> None:
         super().__init__()
         if weight_init is None:
@@ -36,7 +38,7 @@ class _DenseConv(nn.Cell):
         self.weight = Parameter(initializer(weight_init, shape, ms.float32))
         self.bias = None
         if has_bias:
-            self.bias = Parameter(initializer("zeros", (out_channels,), ms.float32))
+            self.bias = Parameter(initializer(bias_init, (out_channels,), ms.float32))
         self.formulation = formulation()
 
     def extend_repr(self) -> str:
@@ -59,8 +61,9 @@ class Conv1x1(_DenseConv):
         out_channels: int,
         has_bias: bool = True,
         weight_init: Initializer | None = None,
+        bias_init: float = 0.0,
     ) -> None:
-        super().__init__(in_channels, out_channels, 1, has_bias, weight_init)
+        super().__init__(in_channels, out_channels, 1, has_bias, weight_init, bias_init)
 
     def construct(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
@@ -79,8 +82,9 @@ class Conv3x3(_DenseConv):
         out_channels: int,
         has_bias: bool = True,
         weight_init: Initializer | None = None,
+        bias_init: float = 0.0,
     ) -> None:
-        super().__init__(in_channels, out_channels, 3, has_bias, weight_init)
+        super().__init__(in_channels, out_channels, 3, has_bias, weight_init, bias_init)
         self.convolve = _CONV_3X3[self.formulation]
 
     def construct(self, x: Tensor) -> Tensor:
@@ -118,6 +122,33 @@ _CONV_3X3 = {
     "matmul": _conv_3x3_matmul,
     "kernel": _conv_3x3_matmul,
 }
+
+
+class TransposedConv2x2(nn.Cell):
+    """Transposed convolution of kernel and stride 2: (B, H, W, C) -> (B, 2 H, 2 W, out_channels).
+
+    The weight is (in, out, 2, 2), as torch.nn.ConvTranspose2d has it, and starts as He's normal of
+    mode "fan out" as torch counts it, which for this weight is by the incoming channels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        shape = (in_channels, out_channels, 2, 2)
+        weight_init = Normal(math.sqrt(2 / (4 * in_channels)))
+        self.weight = Parameter(initializer(weight_init, shape, ms.float32))
+        self.bias = Parameter(initializer("zeros", (out_channels,), ms.float32))
+
+    def construct(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        pixels = ops.reshape(x, (-1, channels))
+        # (in, out, kh, kw) -> (kh, in, kw * out): an upper and a lower line of each line.
+        matrices = ops.transpose(ops.cast(self.weight, x.dtype), (2, 0, 3, 1))
+        lines: tuple[Tensor, ...] = ()
+        for matrix in ops.split(matrices, 1, 0):
+            product = ops.matmul(pixels, ops.reshape(matrix, (channels, -1)))
+            lines = (*lines, ops.reshape(product, (batch * height, 1, -1)))
+        out = ops.reshape(ops.concat(lines, 1), (batch, 2 * height, 2 * width, -1))
+        return out + ops.cast(self.bias, x.dtype)
 
 
 # By the side of their kernel.

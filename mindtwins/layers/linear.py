@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
-from mindspore.common.initializer import Normal
+from mindspore.common.initializer import Initializer, Normal
 
 from mindtwins.layers import kernels
 from mindtwins.layers.activation import gelu_native, gelu_sigmoid
@@ -22,11 +22,14 @@ class Dense(nn.Dense):
 
     Initialized as the official code does: weight truncated normal of std 0.02, bias 0. Its bounds
     (torch's `trunc_normal_` default) are -2 and 2 absolute, 100 standard deviations away, so a
-    plain normal draw is the same distribution.
+    plain normal draw is the same distribution. `weight_init` is for what starts otherwise.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, weight_init=Normal(0.02), bias_init="zeros")
+    def __init__(
+        self, in_channels: int, out_channels: int, weight_init: Initializer | None = None
+    ) -> None:
+        weight_init = Normal(0.02) if weight_init is None else weight_init
+        super().__init__(in_channels, out_channels, weight_init=weight_init, bias_init="zeros")
         self.formulation = formulation()
 
     def construct(self, x: Tensor) -> Tensor:

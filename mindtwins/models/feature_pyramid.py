@@ -9,7 +9,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn
 from mindspore.common.initializer import XavierUniform
 
-from mindtwins.layers import CONVOLUTIONS, resize_nearest
+from mindtwins.layers import CONVOLUTIONS, resize_nearest, subsample
 
 
 class Convolution(nn.Cell):
@@ -24,18 +24,40 @@ class Convolution(nn.Cell):
 
 
 class FeaturePyramid(nn.Cell):
-    """FPN: four maps (B, H_i, W_i, C_i) -> four maps (B, H_i, W_i, channels)."""
+    """FPN: maps (B, H_i, W_i, C_i) -> as many maps (B, H_i, W_i, channels), and coarser ones.
 
-    def __init__(self, in_channels: tuple[int, ...], channels: int) -> None:
+    Args:
+        in_channels: of the maps, the finest first.
+        channels: of the pyramid.
+        convolved: how many coarser levels follow by a 3x3 convolution of stride 2, the first of the
+            coarsest map that comes in and each next of the one before (Lin et al. 2017, "Focal Loss
+            for Dense Object Detection"; as in MMDetection with no ReLU between them).
+        pooled: how many follow as every other pixel of the level before.
+    """
+
+    def __init__(
+        self, in_channels: tuple[int, ...], channels: int, convolved: int = 0, pooled: int = 0
+    ) -> None:
         super().__init__()
+        self.pooled = pooled
+        self.levels = len(in_channels)
         self.lateral_convs = nn.CellList([Convolution(width, channels, 1) for width in in_channels])
-        self.fpn_convs = nn.CellList([Convolution(channels, channels, 3) for _ in in_channels])
+        inputs = [*[channels] * self.levels, in_channels[-1], *[channels] * convolved]
+        inputs = inputs[: self.levels + convolved]
+        self.fpn_convs = nn.CellList([Convolution(width, channels, 3) for width in inputs])
 
     def construct(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        top = self.lateral_convs[3](maps[3])
-        levels: tuple[Tensor, ...] = (self.fpn_convs[3](top),)
-        for level in (2, 1, 0):
+        coarsest = self.levels - 1
+        top = self.lateral_convs[coarsest](maps[coarsest])
+        levels: tuple[Tensor, ...] = (self.fpn_convs[coarsest](top),)
+        for level in range(coarsest - 1, -1, -1):
             lateral = self.lateral_convs[level](maps[level])
             top = lateral + resize_nearest(top, lateral.shape[1], lateral.shape[2])
             levels = (self.fpn_convs[level](top), *levels)
+        last = maps[coarsest]
+        for convolution in self.fpn_convs[self.levels :]:
+            last = subsample(convolution(last))  # stride 2
+            levels = (*levels, last)
+        for _ in range(self.pooled):
+            levels = (*levels, subsample(levels[-1]))
         return levels

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from mindspore import nn
 
 from mindtwins.checkpoint import Checkpoint
-from mindtwins.conversion.kinds import Shapes
+from mindtwins.conversion.kinds import Shapes, first_axis
 from mindtwins.conversion.openmmlab import TestRecipe
 from mindtwins.conversion.recognize import Recognition, recognize
 from mindtwins.data.colors import distinct_colors
@@ -46,6 +46,8 @@ class SegmentorKind:
     # They fill no whole patches and windows: on both axes in three stages, on one in the last.
     verified_size = (200, 260)
     keeps_dialect = True
+    pipeline = "image-segmentation"
+    example = "logits = model(images)  # of pictures prepared by model.preprocessing"
 
     def owns(self, names: Collection[str]) -> bool:
         return any(name.startswith(f"{_HEADS[0]}.") for name in names)
@@ -65,6 +67,9 @@ class SegmentorKind:
 
     def resolve(self, name: str) -> str:
         return resolve_segmentor(name)
+
+    def count_classes(self, seen: Shapes) -> int:
+        return first_axis(seen, self.head)
 
     def shapes(self, name: str, num_classes: int, in_channels: int, seen: Shapes) -> Shapes:
         return segmentor_shapes(name, **self.architecture(name, num_classes, in_channels, seen))

@@ -34,7 +34,6 @@ from mindtwins.segmentation.loader import (
 from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.segmentation.metrics import SegmentationMetrics
 from mindtwins.segmentation.predict import describe, segment
-from mindtwins.segmentation.pretrained import load_backbone
 from mindtwins.segmentation.transforms import SegmentationTransform, TestTransform
 from mindtwins.segmentation.variants import (
     create_segmentor,
@@ -44,6 +43,7 @@ from mindtwins.segmentation.variants import (
     widths_of,
 )
 from mindtwins.training.distributed import World
+from mindtwins.training.pretrained_backbone import load_backbone
 from mindtwins.training.recipe import (
     check_data,
     known_classes,

@@ -7,9 +7,11 @@ import torch
 from mindtwins.conversion.kinds import all_layouts, find_layout
 from mindtwins.conversion.readers import Source
 from mindtwins.conversion.selection import select
+from mindtwins.detection.variants import detector_shapes
 from mindtwins.errors import UserError
 from mindtwins.models.variants import VARIANTS, parameter_shapes
 from mindtwins.reference import create_reference
+from mindtwins.reference.detection import create_detection_reference
 from mindtwins.reference.mmpretrain import create_mmpretrain_reference
 from mindtwins.reference.segmentation import (
     create_backbone_reference,
@@ -19,6 +21,9 @@ from mindtwins.reference.segmentation import (
 from mindtwins.segmentation.variants import segmentor_shapes
 from mindtwins.tasks import KINDS
 
+# Which detector is looked at beside which segmentor.
+DETECTORS = {"fpn": "retinanet", "upernet": "maskrcnn"}
+
 
 def state_names(layout, variant, head="upernet"):
     """The names that the layout's project has, by its reference, without counters."""
@@ -26,6 +31,8 @@ def state_names(layout, variant, head="upernet"):
         if layout.task == "segmentation":
             official = layout.project == "official"
             model = create_segmentation_reference(f"{head}_{variant}", official_names=official)
+        elif layout.task == "detection":
+            model = create_detection_reference(f"{DETECTORS[head]}_{variant}")
         elif layout.project == "mmsegmentation":
             model = create_backbone_reference(variant)
         elif layout.project == "mmpretrain":
@@ -38,6 +45,8 @@ def state_names(layout, variant, head="upernet"):
 def our_names(layout, variant, head="upernet"):
     if layout.task == "segmentation":
         return segmentor_shapes(f"{head}_{variant}")
+    if layout.task == "detection":
+        return detector_shapes(f"{DETECTORS[head]}_{variant}")
     return parameter_shapes(variant, 0 if layout.project == "mmsegmentation" else 1000)
 
 
@@ -120,6 +129,16 @@ MMSEGMENTATION = [
     ("auxiliary_head.convs.0.bn.running_mean", "auxiliary_head.convs.0.bn.moving_mean"),
     ("decode_head.conv_seg.bias", "decode_head.conv_seg.bias"),
 ]
+DETECTION = [
+    ("backbone.blocks.2.17.attn.sr.weight", "backbone.blocks.2.17.attn.sr.weight"),
+    ("backbone.norm_list.1.bias", "backbone.norm_list.1.beta"),
+    ("neck.fpn_convs.4.conv.weight", "neck.fpn_convs.4.conv.weight"),
+    ("bbox_head.reg_convs.3.conv.bias", "bbox_head.reg_convs.3.conv.bias"),
+    ("bbox_head.retina_cls.weight", "bbox_head.retina_cls.weight"),
+    ("rpn_head.rpn_reg.bias", "rpn_head.rpn_reg.bias"),
+    ("roi_head.bbox_head.shared_fcs.0.weight", "roi_head.bbox_head.shared_fcs.0.weight"),
+    ("roi_head.mask_head.upsample.weight", "roi_head.mask_head.upsample.weight"),
+]
 SSSEGMENTATION = [
     ("backbone_net.layers.0.1.attn.norm.weight", "backbone.blocks.0.1.attn.norm.gamma"),
     ("ppm_net.branches.3.1.weight", "decode_head.psp_modules.3.1.conv.weight"),
@@ -141,6 +160,7 @@ SSSEGMENTATION = [
         *(("mmpretrain", "classification", *pair) for pair in MMPRETRAIN),
         *(("mmsegmentation", "segmentation", *pair) for pair in MMSEGMENTATION),
         *(("sssegmentation", "segmentation", *pair) for pair in SSSEGMENTATION),
+        *(("official", "detection", *pair) for pair in DETECTION),
     ],
 )
 def test_examples(project, task, theirs, ours):

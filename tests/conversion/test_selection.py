@@ -207,8 +207,7 @@ class TestStateDict:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["rpn_head.rpn_conv.weight", "roi_head.bbox_head.fc_cls.bias"], "holds a detector"),
-        (["bbox_head.retina_cls.weight", "neck.fpn_convs.4.conv.weight"], "holds a detector"),
+        (["query_embed.weight", "bbox_embed.0.layers.0.weight"], "holds a detector"),
         (["rpn.head.conv.weight", "roi_heads.box_head.fc6.weight"], "holds a detector"),
         (["decode_head.linear_fuse.conv.weight"], "holds a segmentor of another project"),
     ],

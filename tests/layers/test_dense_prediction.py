@@ -148,3 +148,27 @@ def test_resized_cross_entropy(formulation, size, new, classes):
 
     with layers.use_formulation(formulation):
         check(Mean(labels), Reference(), 5 * tokens(2, *size, classes))
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_transposed_conv2x2(formulation):
+    with layers.use_formulation(formulation):
+        layer = layers.TransposedConv2x2(6, 5)
+    reference = torch.nn.ConvTranspose2d(6, 5, 2, stride=2)
+    copy(reference, layer)
+    check(layer, reference, tokens(2, 3, 4, 6), channels_first=True)
+
+
+class EveryOther(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.max_pool2d(x, 1, stride=2)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)])
+def test_subsample(size):
+    check(Function(layers.subsample), EveryOther(), tokens(2, *size, 6), channels_first=True)
+
+
+def test_a_bias_starts_as_it_is_told():
+    conv = layers.Conv3x3(4, 3, bias_init=-4.5)
+    np.testing.assert_array_equal(conv.bias.asnumpy(), np.full(3, -4.5, np.float32))

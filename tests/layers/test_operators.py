@@ -138,6 +138,10 @@ def resize_bilinear(x, rows, columns):
     return layers.resize_bilinear(x, rows.shape[0], columns.shape[0])
 
 
+def roi_align(p2, p3, p4, p5, regions, matrix):
+    return layers.roi_align((p2, p3, p4, p5), regions, matrix.shape[0])
+
+
 def cross_entropy(logits, labels, rows, columns):
     logits = layers.resize_bilinear(logits, rows.shape[0], columns.shape[0])
     one_hot = ops.one_hot(labels, logits.shape[-1], Tensor(1.0), Tensor(0.0))
@@ -152,6 +156,12 @@ LABELS = np.random.default_rng(2).integers(-1, 19, (2, 11, 12), np.int32)
 MASK = np.where(tokens(1, 6, 1, WINDOW**2, WINDOW**2) > 1, np.float32(-1000), np.float32(0))
 X = Tensor(tokens(2, 6, 9, 20))
 EPSILON = Tensor([1e-3], ms.float32)
+PYRAMID = (X, floats(2, 3, 5, 20), floats(2, 2, 3, 20), floats(2, 1, 2, 20))
+# Image, level and corners in its pixels.
+REGIONS = Tensor(
+    [[0, 0, 1.5, 0.2, 8.1, 5], [1, 1, -1, 0, 3.3, 3], [1, 3, 0, 0, 2, 1], [0, 2, 0, 1, 3, 2]],
+    ms.float32,
+)
 # Plain formulation -> inputs, and how many of them, the first ones, are differentiated.
 CASES = {
     add_bias: ((X, floats(20)), 2),
@@ -181,6 +191,7 @@ CASES = {
     swap_axes: ((floats(2, 54, 20),), 1),
     gather_patches: ((X, floats(3, 3)), 1),
     resize_bilinear: ((X, _neighbor_table(6, 11), _neighbor_table(9, 12)), 1),
+    roi_align: ((*PYRAMID, REGIONS, floats(3, 3)), 4),
     cross_entropy: ((X, Tensor(LABELS), _neighbor_table(6, 11), _neighbor_table(9, 12)), 1),
 }
 

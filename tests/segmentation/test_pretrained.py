@@ -7,8 +7,8 @@ import mindtwins
 from mindtwins.checkpoint import save_checkpoint
 from mindtwins.errors import UserError
 from mindtwins.reference import create_reference
-from mindtwins.segmentation.pretrained import load_backbone
 from mindtwins.tensor_files import write_ckpt
+from mindtwins.training.pretrained_backbone import load_backbone
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_the_report_in_words(classifier):
     text = str(load_backbone(mindtwins.create_segmentor("fpn_svt_tiny", 3), path))
     assert text.splitlines() == [
         f"backbone from {path}: {len(tensors) - 4} tensors used",
-        "left out: norm.gamma, norm.beta (the classifier's norm, which segmentation does not use)",
-        "left out: head.weight, head.bias (the classifier's head, which segmentation does not use)",
+        "left out: norm.gamma, norm.beta (the classifier's norm, which is not used here)",
+        "left out: head.weight, head.bias (the classifier's head, which is not used here)",
         "initialized anew: backbone.norm_list, neck, decode_head (61 tensors)",
     ]
 

@@ -95,6 +95,11 @@ def resize_bilinear(x, rows, columns, out, dout):
     return grad_x, ops.zeros_like(rows), ops.zeros_like(columns)
 
 
+def roi_align(p2, p3, p4, p5, regions, matrix, out, dout):
+    gradients = kernels.roi_align_gradient(dout, p2, p3, p4, p5, regions)
+    return (*gradients, ops.zeros_like(regions), ops.zeros_like(matrix))
+
+
 def cross_entropy(logits, labels, rows, columns, out, dout):
     grad_logits = kernels.cross_entropy_gradient(dout, logits, labels, rows, columns)
     return grad_logits, ops.zeros_like(labels), ops.zeros_like(rows), ops.zeros_like(columns)

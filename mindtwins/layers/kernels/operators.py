@@ -99,6 +99,14 @@ OPERATORS = {
         lambda x, rows, columns: (x[0], rows[0], columns[0], x[3]), gradients.resize_bilinear
     ),
     "resize_bilinear_gradient": Operator(lambda dout, x, rows, columns: x),
+    # four maps (B, H_i, W_i, C), regions (N, 6), any matrix (bins, bins)
+    # -> RoIAlign of the regions, (N, bins, bins, C)
+    "roi_align": Operator(
+        lambda p2, p3, p4, p5, regions, matrix: (regions[0], *matrix, p2[3]), gradients.roi_align
+    ),
+    "roi_align_gradient": Operator(
+        lambda dout, p2, p3, p4, p5, regions: (p2, p3, p4, p5), outputs=4
+    ),
     # logits (B, H, W, C), labels (B, height, width) int32, tables as above -> (B, height), cross
     # entropy of the resized logits summed over each row of pixels; labels of no class count nothing
     "cross_entropy": Operator(
