@@ -7,13 +7,14 @@ box that is learned from in no way), and others for the object before: 1 for the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mindtwins.detection.boxes import encode, overlaps
+from mindtwins.detection.boxes import RATIOS, anchors_of_level, encode, overlaps
 
 # (n) -> int64 (n,), the numbers from 0 on in random order.
 Permute = Callable[[int], np.ndarray]
@@ -108,8 +109,8 @@ def anchor_targets(
     labels: np.ndarray,
     background: int,
     rule: Rule,
-    sampling: Sampling | None = None,
-    permute: Permute | None = None,
+    sampling: Sampling | None,
+    permute: Permute,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What a head on anchors is to say of a picture.
 
@@ -129,7 +130,7 @@ def anchor_targets(
     """
     inside = np.flatnonzero(valid)
     numbers = assign(anchors[inside], objects, rule)
-    if sampling is None or permute is None:
+    if sampling is None:
         positive, negative = np.flatnonzero(numbers > 0), np.flatnonzero(numbers == 0)
     else:
         positive, negative = sample(numbers, sampling, permute)
@@ -168,6 +169,64 @@ def valid_anchors(
         inside[: math.ceil(height / stride), : math.ceil(width / stride)] = True
         flags.append(inside.ravel())
     return np.concatenate(flags)
+
+
+@dataclass(frozen=True)
+class AnchorTask:
+    """What a head on anchors learns.
+
+    Attributes:
+        strides: of the levels, in pixels.
+        scales: of the anchors' sides, in strides.
+        num_classes: without the background; 1: all objects are of the class 0.
+        rule: which object an anchor is to find.
+        sampling: how many anchors are learned from; None: all that are not undecided.
+    """
+
+    strides: tuple[int, ...]
+    scales: tuple[float, ...]
+    num_classes: int
+    rule: Rule
+    sampling: Sampling | None = None
+
+    def targets(
+        self,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        padded: tuple[int, int],
+        batch: tuple[int, int],
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What is to be said of a picture; see `anchor_targets`.
+
+        Args:
+            boxes: of its objects, (m, 4).
+            labels: their classes, (m,).
+            padded: the (height, width) of the picture when it was padded by itself.
+            batch: those of its batch, multiples of 32.
+            rng: draws which anchors are learned from.
+        """
+        sizes, anchors = _all_anchors(self.strides, self.scales, *batch)
+        per_pixel = len(RATIOS) * len(self.scales)
+        valid = valid_anchors(sizes, self.strides, per_pixel, *padded)
+        if self.num_classes == 1:
+            labels = np.zeros_like(labels)
+        how = self.rule, self.sampling, rng.permutation
+        return anchor_targets(anchors, valid, boxes, labels, self.num_classes, *how)
+
+
+@functools.lru_cache(maxsize=32)
+def _all_anchors(
+    strides: tuple[int, ...], scales: tuple[float, ...], height: int, width: int
+) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """The (height, width) of every level of images of such a size, and all anchors."""
+    sizes = [(-(-height // stride), -(-width // stride)) for stride in strides]
+    levels = [
+        anchors_of_level(*size, stride, scales) for size, stride in zip(sizes, strides, strict=True)
+    ]
+    anchors = np.concatenate(levels)
+    anchors.flags.writeable = False
+    return sizes, anchors
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from mindtwins.data.pipeline import (
     worker_count,
 )
 from mindtwins.data.sampler import GroupSampler, equal_size_batches
+from mindtwins.detection.assignment import AnchorTask
 from mindtwins.detection.dataset import CocoDataset
 from mindtwins.detection.detections import Geometry
 from mindtwins.detection.transforms import DetectionTransform, Sample, TestTransform, padded
@@ -93,6 +94,7 @@ class DetectionLoader:
 def build_detection_training_loader(
     dataset: CocoDataset,
     transform: DetectionTransform,
+    anchors: AnchorTask,
     *,
     batch_size: int,
     seed: int = 0,
@@ -105,16 +107,23 @@ def build_detection_training_loader(
 ) -> TrainingLoader:
     """Build the loader of one rank's training batches, in pairs that are wider than high, or not.
 
-    The targets are a tuple: boxes float32 (b, n, 4) and labels int32 (b, n) of at most n objects,
-    filled up with zeros and -1; sizes int32 (b, 2), the (height, width) of each picture without
-    padding; and, where the data set has masks, uint8 (b, n, H, W). n is that of the picture with
-    the most, and at least 1; H and W are those of the largest, multiples of 32.
+    The targets are a tuple: of all anchors the labels, int32 (b, a), and deltas, float32 (b, a, 4);
+    and, where the data set has masks, for a second stage, of at most n objects the boxes, float32
+    (b, n, 4), and labels, int32 (b, n), filled up with zeros and -1; the sizes, int32 (b, 2), the
+    (height, width) of each picture without padding; and the masks, uint8 (b, n, H, W). n is that of
+    the picture with the most, and at least 1; H and W are those of the largest, multiples of 32.
 
-    Arguments, order and errors are those of `mindtwins.data.loader`'s samplers and pipelines.
+    Args:
+        dataset: the training pictures.
+        transform: what is done with each.
+        anchors: what is learned of the anchors.
+
+    The other arguments, order and errors are those of `mindtwins.data.loader`'s samplers and
+    pipelines.
     """
     wide = tuple(int(width > height) for width, height in dataset.sizes.tolist())
     sampler = GroupSampler(len(dataset), batch_size, seed, rank, world, accumulation, groups=wide)
-    batches = _TrainingBatches(dataset, transform, sampler, skip_bad_images)
+    batches = _TrainingBatches(dataset, transform, anchors, sampler, skip_bad_images)
     pipeline = BatchPipeline(batches, worker_count(num_parallel_workers), python_multiprocessing)
     return TrainingLoader(dataset, sampler, pipeline, skip_bad_images)
 
@@ -169,59 +178,97 @@ class _TrainingBatches:
 
     dataset: CocoDataset
     transform: DetectionTransform
+    anchors: AnchorTask
     sampler: GroupSampler
     skip_bad_images: bool
 
     @property
     def columns(self) -> tuple[str, ...]:
-        targets = ("boxes", "labels", "sizes") + ("masks",) * self.dataset.masks
-        return (
-            "images",
-            *(f"targets_{name}" for name in targets),
-            *("wanted", "index", "problems"),
-        )
+        targets = ["anchor_labels", "anchor_deltas"]
+        if self.dataset.masks:
+            targets += ["boxes", "labels", "sizes", "masks"]
+        return ("images", *(f"targets_{name}" for name in targets), "wanted", "index", "problems")
 
     def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
         samples: dict[int, Sample] = {}
+        generators: dict[int, np.random.Generator] = {}
 
         def load(row: int, index: int, rng: np.random.Generator) -> None:
             samples[row] = self.transform(*self.dataset.read(index), rng)
+            generators[row] = rng
 
         rows = load_training_rows(self.sampler, request, load, self.skip_bad_images)
-        return *stack(samples, self.sampler.batch_size, self.dataset.masks), *rows
+        count = self.sampler.batch_size
+        images = stack_pictures(samples, count)
+        anchors = self.anchor_targets(samples, generators, count, images.shape[2:])
+        objects = stack_objects(samples, count, images.shape[2:]) if self.dataset.masks else ()
+        return images, *anchors, *objects, *rows
+
+    def anchor_targets(
+        self,
+        samples: dict[int, Sample],
+        generators: dict[int, np.random.Generator],
+        count: int,
+        size: tuple[int, ...],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The labels and deltas of the anchors in images of a size."""
+        found = {
+            row: self.anchors.targets(
+                sample.objects.boxes,
+                sample.objects.labels,
+                padded(sample.height, sample.width),
+                (size[0], size[1]),
+                generators[row],
+            )
+            for row, sample in samples.items()
+        }
+        most = max((len(labels) for labels, _ in found.values()), default=1)
+        labels = np.full((count, most), -1, dtype=np.int32)
+        deltas = np.zeros((count, most, 4), dtype=np.float32)
+        for row, targets in found.items():
+            labels[row], deltas[row] = targets
+        return labels, deltas
 
 
-def stack(samples: dict[int, Sample], count: int, masks: bool) -> tuple[np.ndarray, ...]:
-    """Samples of different sizes as the arrays of a batch, padded at the right and the bottom.
+def stack_pictures(samples: dict[int, Sample], count: int) -> np.ndarray:
+    """Pictures of different sizes in one array, padded at the right and the bottom.
 
     Args:
         samples: by their rows; a row may have none.
         count: of the rows.
-        masks: whether the samples have masks.
 
     Returns:
-        The images, boxes, labels, sizes and, if there are, masks; see
-        `build_detection_training_loader`.
+        float32 (count, 3, H, W).
     """
     found = samples.values()
     height = max((sample.picture.shape[1] for sample in found), default=1)
     width = max((sample.picture.shape[2] for sample in found), default=1)
-    most = max((len(sample.objects) for sample in found), default=0) or 1
     images = np.zeros((count, 3, height, width), dtype=np.float32)
+    for row, sample in samples.items():
+        images[row, :, : sample.picture.shape[1], : sample.picture.shape[2]] = sample.picture
+    return images
+
+
+def stack_objects(
+    samples: dict[int, Sample], count: int, size: tuple[int, ...]
+) -> tuple[np.ndarray, ...]:
+    """The objects of pictures, with masks: boxes, labels, sizes and masks.
+
+    See `build_detection_training_loader`; `size` is (H, W) of the images.
+    """
+    most = max((len(sample.objects) for sample in samples.values()), default=0) or 1
     boxes = np.zeros((count, most, 4), dtype=np.float32)
     labels = np.full((count, most), -1, dtype=np.int32)
     sizes = np.zeros((count, 2), dtype=np.int32)
-    bitmaps = np.zeros((count, most, height, width) if masks else 0, dtype=np.uint8)
+    masks = np.zeros((count, most, *size), dtype=np.uint8)
     for row, sample in samples.items():
         objects = sample.objects
-        images[row, :, : sample.picture.shape[1], : sample.picture.shape[2]] = sample.picture
         boxes[row, : len(objects)] = objects.boxes
         labels[row, : len(objects)] = objects.labels
         sizes[row] = sample.height, sample.width
         if objects.masks is not None:
-            bitmaps[row, : len(objects), : sample.height, : sample.width] = objects.masks
-    arrays = images, boxes, labels, sizes
-    return (*arrays, bitmaps) if masks else arrays
+            masks[row, : len(objects), : sample.height, : sample.width] = objects.masks
+    return boxes, labels, sizes, masks
 
 
 @dataclass(frozen=True)

@@ -97,12 +97,10 @@ def test_targets_of_anchors(
     counts = []
     for number, truth in enumerate([(data["gt_boxes"], labels), NOTHING]):
         valid = valid_anchors(sizes, strides, 3 * len(scales), *data["pad_shapes"][number].tolist())
-        sampled = {}
+        how = (RETINANET, None, in_turn())
         if is_rpn:
-            permute = in_turn(data[f"permutation_{number}"])
-            sampled = {"sampling": PROPOSAL_SAMPLING, "permute": permute}
-        rule = PROPOSALS if is_rpn else RETINANET
-        classes, deltas = anchor_targets(anchors, valid, *truth, background, rule, **sampled)
+            how = (PROPOSALS, PROPOSAL_SAMPLING, in_turn(data[f"permutation_{number}"]))
+        classes, deltas = anchor_targets(anchors, valid, *truth, background, *how)
         counted = data["label_weights"][number] > 0
         np.testing.assert_array_equal(classes >= 0, counted)
         np.testing.assert_array_equal(classes[counted], data["labels"][number][counted])

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.data.randomness import sample_generator
+from mindtwins.detection.assignment import PROPOSALS, RETINANET, AnchorTask, Sampling
 from mindtwins.detection.dataset import CocoDataset
 from mindtwins.detection.loader import build_detection_training_loader
 from mindtwins.detection.transforms import DetectionTransform
@@ -20,6 +21,11 @@ from mindtwins.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRANSFORM = DetectionTransform(MEAN, STD, scale=(120, 80))
+# Few are sampled, so that there is something to draw.
+ANCHORS = AnchorTask((4, 8, 16, 32, 64), (8.0,), 1, PROPOSALS, Sampling(20, 0.5))
+RETINANET_ANCHORS = AnchorTask(
+    (8, 16, 32, 64, 128), tuple(4 * 2 ** (i / 3) for i in range(3)), 3, RETINANET
+)
 
 
 @pytest.fixture
@@ -38,9 +44,13 @@ def folder(coco_folder: Path) -> Path:
     return coco_folder
 
 
-def loader(folder: Path, masks: bool = True, **options: Any) -> TrainingLoader:
+def loader(
+    folder: Path, masks: bool = True, anchors: AnchorTask | None = None, **options: Any
+) -> TrainingLoader:
     data = CocoDataset(folder / "images", folder / "annotations.json", masks=masks, training=True)
-    return build_detection_training_loader(data, TRANSFORM, **{"batch_size": 2, **options})
+    return build_detection_training_loader(
+        data, TRANSFORM, anchors or ANCHORS, **{"batch_size": 2, **options}
+    )
 
 
 def test_batches_are_padded_samples(folder: Path) -> None:
@@ -50,10 +60,11 @@ def test_batches_are_padded_samples(folder: Path) -> None:
     data = CocoDataset(folder / "images", folder / "annotations.json", masks=True, training=True)
     assert len(data) == 5
     for batch in batches:
-        boxes, labels, sizes, masks = batch.targets
+        anchor_labels, anchor_deltas, boxes, labels, sizes, masks = batch.targets
+        generators = [sample_generator(5, batch.epoch, int(index)) for index in batch.index]
         samples = [
-            TRANSFORM(*data.read(int(index)), sample_generator(5, batch.epoch, int(index)))
-            for index in batch.index
+            TRANSFORM(*data.read(int(index)), rng)
+            for index, rng in zip(batch.index, generators, strict=True)
         ]
         assert batch.images.shape[2] == max(sample.picture.shape[1] for sample in samples)
         assert batch.images.shape[3] == max(sample.picture.shape[2] for sample in samples)
@@ -62,6 +73,18 @@ def test_batches_are_padded_samples(folder: Path) -> None:
         assert masks.shape == (2, most, *batch.images.shape[2:])
         for row, sample in enumerate(samples):
             height, width = sample.picture.shape[1:]
+            classes, deltas = ANCHORS.targets(
+                sample.objects.boxes,
+                sample.objects.labels,
+                (height, width),
+                batch.images.shape[2:],
+                generators[row],
+            )
+            np.testing.assert_array_equal(anchor_labels[row], classes)
+            np.testing.assert_array_equal(anchor_deltas[row], deltas)
+            assert set(classes) <= {-1, 0, 1}
+            assert (classes >= 0).sum() == 20
+            assert (0 in classes) == (len(sample.objects) > 0)
             np.testing.assert_array_equal(batch.images[row, :, :height, :width], sample.picture)
             assert batch.images[row].astype(bool).sum() == sample.picture.astype(bool).sum()
             count = len(sample.objects)
@@ -82,8 +105,17 @@ def test_batches_are_padded_samples(folder: Path) -> None:
 
 
 def test_without_masks(folder: Path) -> None:
-    (batch,) = loader(folder, masks=False).batches(0, 1)
-    assert [target.dtype for target in batch.targets] == [np.float32, np.int32, np.int32]
+    """What RetinaNet learns from: the anchors' classes and deltas, of all levels."""
+    (batch,) = loader(folder, masks=False, anchors=RETINANET_ANCHORS).batches(0, 1)
+    labels, deltas = batch.targets
+    height, width = batch.images.shape[2:]
+    count = sum(9 * -(-height // stride) * -(-width // stride) for stride in (8, 16, 32, 64, 128))
+    assert (labels.shape, deltas.shape) == ((2, count), (2, count, 4))
+    assert (labels.dtype, deltas.dtype) == (np.int32, np.float32)
+    assert set(np.unique(labels)) <= {-1, 0, 1, 2, 3} and 3 in labels
+    has_object = (labels >= 0) & (labels < 3)
+    assert has_object.any() and not deltas[~has_object].any()
+    np.testing.assert_array_equal(deltas[has_object].any(axis=1), True)
 
 
 def test_a_batch_depends_on_its_number_alone(folder: Path) -> None:
