@@ -28,8 +28,9 @@ namespace mindtwins {
 
 // ---------------------------------------------------------------------------------------- threads
 
-// Worker threads that sleep between calls. OpenMP's spin instead, and on few cores take the time
-// from MindSpore's own threads: the whole model becomes twice as slow.
+// Worker threads that sleep between calls, after a moment: within a model the next call comes sooner
+// than a thread wakes up. OpenMP's spin for long, and on few cores take the time from MindSpore's own
+// threads: the whole model becomes twice as slow.
 class Pool {
  public:
   // Calls body(begin, end) for all chunks of [0, count); the calling thread takes part.
@@ -53,15 +54,20 @@ class Pool {
     }
     wake_.notify_all();
     work();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      wanted_ = 0;  // whoever has not begun by now is not needed any more
+    }
+    for_a_moment([&] { return working_ == 0; });
     std::unique_lock<std::mutex> lock(mutex_);
-    wanted_ = 0;  // whoever has not woken up by now is not needed any more
     finished_.wait(lock, [&] { return working_ == 0; });
   }
 
  private:
   void sleep_and_work() {
-    std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
+      for_a_moment([&] { return wanted_ > 0; });
+      std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [&] { return wanted_ > 0; });
       wanted_--;
       working_++;
@@ -73,10 +79,23 @@ class Pool {
     }
   }
 
+  // Some tens of microseconds at most.
+  template <class Condition>
+  static void for_a_moment(const Condition& is_met) {
+    for (int i = 0; i < 1000 && !is_met(); i++) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#elif defined(__aarch64__)
+      asm volatile("yield");
+#endif
+    }
+  }
+
   std::mutex in_use_, mutex_;
   std::condition_variable wake_, finished_;
   const std::function<void()>* work_ = nullptr;
-  int workers_ = 0, wanted_ = 0, working_ = 0;
+  int workers_ = 0;
+  std::atomic<int> wanted_{0}, working_{0};
 };
 
 inline std::atomic<int> thread_count{1};
