@@ -23,12 +23,15 @@ from mindtwins.data import notices
 from mindtwins.data.image_folder import ImageFolder
 from mindtwins.models.variants import VARIANTS, Variant
 
+PILLOW_S_LIMIT = Image.MAX_IMAGE_PIXELS
+
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """Every test starts in graph mode and with the same seed, whatever the one before it did."""
+    """Every test starts in graph mode, with the same seed and Pillow's own limit of pixels."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(0)
+    Image.MAX_IMAGE_PIXELS = PILLOW_S_LIMIT
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,13 +22,19 @@ from mindtwins.layers.dense_convolution import (
     Conv3x3,
     TransposedConv2x2,
 )
-from mindtwins.layers.device import formulation, use_formulation
+from mindtwins.layers.device import decided_in_python, formulation, use_formulation
 from mindtwins.layers.linear import Dense, DenseGELU
 from mindtwins.layers.normalization import LayerNorm
 from mindtwins.layers.padding import crop_top_left, pad_bottom_right
 from mindtwins.layers.rearrangement import channels_first, channels_last, subsample
 from mindtwins.layers.reduction import sum_of_squares
-from mindtwins.layers.residual import add_branch, add_mlp, draw_drop_path_mask, scale_channels
+from mindtwins.layers.residual import (
+    add_branch,
+    add_mlp,
+    can_join,
+    draw_drop_path_mask,
+    scale_channels,
+)
 from mindtwins.layers.resize import (
     adaptive_average_pool,
     resize_bilinear,
@@ -55,9 +61,11 @@ __all__ = [
     "add_branch",
     "add_mlp",
     "attend",
+    "can_join",
     "channels_first",
     "channels_last",
     "crop_top_left",
+    "decided_in_python",
     "draw_drop_path_mask",
     "formulation",
     "merge_heads",

@@ -7,11 +7,11 @@ same matrix product), while GPU and Ascend have native convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import mindspore as ms
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
 from mindtwins.layers import kernels
 
@@ -45,6 +45,19 @@ def use_kernel(x: Tensor, name: str | None = None) -> bool:
     if name is None:
         name = formulation_in_graph()
     return name == "kernel" and x.dtype == ms.float32
+
+
+class decided_in_python:
+    """A property of a cell that is a constant where a graph is compiled.
+
+    Of a plain `property` MindSpore compiles the body, which may use little of Python.
+    """
+
+    def __init__(self, decide: Callable[[nn.Cell], bool]) -> None:
+        self._decide = decide
+
+    def __get__(self, cell: nn.Cell, owner: type) -> bool:
+        return self._decide(cell)
 
 
 @contextmanager

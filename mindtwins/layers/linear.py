@@ -40,7 +40,7 @@ class Dense(nn.Dense):
     def product(self, x: Tensor) -> Tensor:
         """(..., in) -> x W^T, (tokens, out)."""
         tokens = ops.reshape(x, (-1, self.in_channels))
-        if self.formulation != "native" and self.are_few(tokens.shape[0]):
+        if self.formulation == "matmul" and self.are_few(tokens.shape[0]):
             rows = ops.expand_dims(self.matmul(self.weight, tokens), 0)
             return ops.reshape(swap_axes(rows), (-1, self.out_channels))
         return self.matmul(tokens, self.weight)

@@ -8,7 +8,7 @@ operators on CPU does.
 
 from __future__ import annotations
 
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
 from mindtwins.layers import kernels
 from mindtwins.layers.device import use_kernel
@@ -27,22 +27,23 @@ def add_branch(x: Tensor, branch: Tensor, drop_path_mask: Tensor | None) -> Tens
 
 
 def add_mlp(x: Tensor, norm: LayerNorm, fc1: DenseGELU, fc2: Dense) -> Tensor:
-    """`x + fc2(fc1(norm(x)))`, with hidden maps that are never in memory where there is a kernel.
+    """`x + fc2(fc1(norm(x)))` by one kernel, whose hidden maps are never in memory.
 
-    For inference: its gradient computes again what `add_branch` would have kept.
+    For cells that `can_join`. Its gradient computes again what `add_branch` would have kept.
     """
-    if use_kernel(x):
-        return kernels.mlp(
-            x,
-            norm.gamma,
-            norm.beta,
-            fc1.weight,
-            fc1.bias,
-            fc2.weight,
-            fc2.bias,
-            norm.epsilon_tensor,
-        )
-    return x + fc2(fc1(norm(x)))
+    numbers = (norm.gamma, norm.beta, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+    return kernels.mlp(x, *numbers, norm.epsilon_tensor)
+
+
+def can_join(norm: nn.Cell, fc1: nn.Cell, fc2: nn.Cell) -> bool:
+    """Whether `add_mlp` does what these cells do: none is another's, hooked, or told to be fp16."""
+    types = [type(cell) for cell in (norm, fc1, fc2)]
+    own_ways = ("fp16", "bf16", "_forward_pre_hook", "_forward_hook")
+    return (
+        types == [LayerNorm, DenseGELU, Dense]
+        and norm.formulation == fc1.formulation == fc2.formulation == "kernel"
+        and not any(getattr(cell, way, None) for cell in (norm, fc1, fc2) for way in own_ways)
+    )
 
 
 def scale_channels(x: Tensor, factors: Tensor) -> Tensor:

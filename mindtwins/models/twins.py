@@ -28,9 +28,11 @@ from mindtwins.layers import (
     WindowAttention,
     add_branch,
     add_mlp,
+    can_join,
     channels_first,
     channels_last,
     crop_top_left,
+    decided_in_python,
     draw_drop_path_mask,
     pad_bottom_right,
 )
@@ -232,11 +234,17 @@ class Block(nn.Cell):
         self.norm2 = LayerNorm(channels, epsilon)
         self.mlp = MLP(channels, mlp_ratio * channels)
 
+    @decided_in_python
+    def joins_mlp(self) -> bool:
+        """Whether the second branch is one operation: in evaluation, where there is a kernel."""
+        mlp = self.mlp
+        return not self.training and type(mlp) is MLP and can_join(self.norm2, mlp.fc1, mlp.fc2)
+
     def construct(
         self, x: Tensor, attn_drop_path: Tensor | None, mlp_drop_path: Tensor | None
     ) -> Tensor:
         x = add_branch(x, self.attn(self.norm1(x)), attn_drop_path)
-        if not self.training:
+        if self.joins_mlp and mlp_drop_path is None:
             return add_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2)
         return add_branch(x, self.mlp(self.norm2(x)), mlp_drop_path)
 

@@ -201,7 +201,9 @@ def test_verification_names_the_package_that_is_missing(tmp_path, source, pt2ms,
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     monkeypatch.delitem(sys.modules, "mindtwins.conversion.verify", raising=False)
     monkeypatch.delattr("mindtwins.conversion.verify", raising=False)
-    with pytest.raises(UserError, match=r"--verify needs sklearn.*pip install torch scikit-learn"):
+    with pytest.raises(
+        UserError, match=r"photographs are scikit-learn's, which is not.*pip install scikit-learn"
+    ):
         pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt", "--verify")
     assert os.listdir(tmp_path) == ["source.pth"]
 

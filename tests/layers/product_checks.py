@@ -21,7 +21,7 @@ PAGE = mmap.PAGESIZE
 def guarded(shape: tuple[int, ...]) -> np.ndarray:
     """An array (float32, NaN) between pages that must not be touched, at the end of its own."""
     size = 4 * int(np.prod(shape))
-    pages = (size + PAGE - 1) // PAGE
+    pages = max(1, (size + PAGE - 1) // PAGE)
     memory = mmap.mmap(-1, (pages + 2) * PAGE)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     for page in (0, pages + 1):
@@ -114,6 +114,11 @@ def main(path: str) -> None:
         check_dense(library, rng, *sizes)
     for sizes in ((256, 20, 130), (257, 20, 130), (700, 97, 33), (300, 513, 17), (2100, 3, 5)):
         check_dense(library, rng, *sizes)
+    for operator, inputs, out in (
+        (library.dense, [(0, 8), (5, 8), (5,)], (0, 5)),
+        (library.mlp, [(0, 8), (8,), (8,), (9, 8), (9,), (8, 9), (8,), (1,)], (0, 8)),
+    ):
+        call(operator, [filled(rng, *shape) for shape in inputs], out)  # no row at all
     for sizes in ((1, 1, 1), (49, 20, 70), (13, 33, 9), (257, 20, 70), (400, 33, 97)):
         check_mlp(library, rng, *sizes)
 

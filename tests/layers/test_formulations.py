@@ -120,6 +120,13 @@ def test_gelu_far_out(formulation):
     np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), expected, rtol=2e-7, atol=1e-8)
 
 
+@pytest.mark.skipif(not kernels.available(), reason=kernels.status())
+def test_dense_refuses_other_channels():
+    """A kernel that took them would write beyond its output."""
+    with pytest.raises(ValueError, match="16 channels do not fit a weight of"):
+        layers.Dense(8, 5)(Tensor(np.ones((10, 16), np.float32)))
+
+
 class TorchWindowAttention(torch.nn.Module):
     """Each window by itself, in a loop."""
 

@@ -7,6 +7,9 @@ from mindspore import Tensor
 
 import mindtwins
 import mindtwins.errors
+from mindtwins import layers
+from mindtwins.execution import set_precision
+from mindtwins.layers import kernels
 from mindtwins.models.twins import padding_mask
 
 
@@ -92,3 +95,24 @@ def test_mask_separates_real_from_padded_tokens():
         for key in range(49):
             expected = -1000 if padded.flat[query] != padded.flat[key] else 0
             assert mask[0, 1, 0, query, key] == expected
+
+
+@pytest.mark.skipif(not kernels.available(), reason=kernels.status())
+def test_an_mlp_is_one_operation_only_where_that_computes_the_same():
+    def joined(change=lambda model, block: None) -> bool:
+        model = mindtwins.create_model("svt_tiny").set_train(False)
+        block = model.blocks[0][0]
+        change(model, block)
+        return block.joins_mlp
+
+    class OwnDense(layers.Dense):
+        pass
+
+    assert joined()
+    assert not joined(lambda model, block: model.set_train())
+    assert not joined(lambda model, block: set_precision(model, "O1"))
+    assert not joined(lambda model, block: set_precision(model, "O2"))
+    assert not joined(lambda model, block: setattr(block.mlp, "fc2", OwnDense(128, 32)))
+    assert not joined(lambda model, block: block.mlp.fc1.register_forward_hook(lambda *_: None))
+    with layers.use_formulation("matmul"):
+        assert not joined()

@@ -9,7 +9,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
@@ -206,23 +205,26 @@ class Scratch {
     for (auto& block : blocks)
       if (!block->in_use && (!block_ || block->size > block_->size)) block_ = block.get();
     if (!block_) block_ = blocks.emplace_back(new Block).get();
+    if (block_->size < count) block_->resize(count);
     block_->in_use = true;
-    if (block_->size < count) block_->grow(count);
   }
   Scratch(const Scratch&) = delete;
-  ~Scratch() { block_->in_use = false; }
+  ~Scratch() {
+    if (block_->size > KEPT) block_->resize(0);
+    block_->in_use = false;
+  }
   float* data() { return block_->data; }
   const float* data() const { return block_->data; }
 
  private:
+  static constexpr int64_t KEPT = 1 << 22;  // numbers; more goes back at once
   struct Block {
-    ~Block() { release(); }
-    void release() {
+    ~Block() { resize(0); }
+    void resize(int64_t count) {
       if (data) operator delete[](data, std::align_val_t(64));
-    }
-    void grow(int64_t count) {
-      release();
-      data = new (std::align_val_t(64)) float[count];
+      data = nullptr;
+      size = 0;
+      if (count) data = new (std::align_val_t(64)) float[count];
       size = count;
     }
     float* data = nullptr;

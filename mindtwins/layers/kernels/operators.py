@@ -8,6 +8,7 @@ another type refuses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,6 +33,12 @@ class Operator(NamedTuple):
     outputs: int = 1
 
 
+def _dense_shape(x, weight, bias):
+    if x[-1] != math.prod(weight[1:]):
+        raise ValueError(f"{x[-1]} channels do not fit a weight of {weight}")
+    return *x[:-1], weight[0]
+
+
 def _patches_shape(x, matrix):
     side = matrix[0]
     return x[0], x[1] // side, x[2] // side, x[3] * side * side
@@ -52,7 +59,7 @@ OPERATORS = {
     "gelu_gradient": Operator(lambda dout, x: x),
     # x (..., in), weight (out, ...) of `in` numbers for each output, bias (out,)
     # -> x weight^T + bias, (..., out)
-    "dense": Operator(lambda x, weight, bias: (*x[:-1], weight[0]), gradients.dense),
+    "dense": Operator(_dense_shape, gradients.dense),
     "dense_gradient": Operator(lambda dout, x, weight: (x, weight, weight[:1]), outputs=3),
     # x (..., C), gamma, beta, weight (hidden, C), bias, weight (C, hidden), bias, epsilon (1,)
     # -> x + the two linear layers, GELU between them, of layer_norm(x)

@@ -77,6 +77,7 @@ void weight_gradient(const float* dy, const float* x, int64_t rows, int64_t colu
 // x (..., in), weight (out, ...) of `in` numbers for each output, bias (out,) -> x w^T + bias
 OPERATOR(dense, "ffff") {
   const int64_t columns = shapes[1][0], depth = product(shapes[1] + 1, ranks[1] - 1);
+  if (shapes[0][ranks[0] - 1] != depth) return 1;
   const int64_t rows = product(shapes[0], ranks[0]) / depth;
   multiply(rows_of(INPUT(0), depth), rows, rows_of(INPUT(1), depth), columns, depth,
            Output<Identity>{OUTPUT(3), columns, columns, INPUT(2), nullptr});
@@ -86,6 +87,7 @@ OPERATOR(dense, "ffff") {
 // dy (..., out), x (..., in), weight (out, ...) -> dx, dweight, dbias
 OPERATOR(dense_gradient, "ffffff") {
   const int64_t columns = shapes[2][0], depth = product(shapes[2] + 1, ranks[2] - 1);
+  if (shapes[0][ranks[0] - 1] != columns || shapes[1][ranks[1] - 1] != depth) return 1;
   const int64_t rows = product(shapes[1], ranks[1]) / depth;
   multiply(rows_of(INPUT(0), columns), rows, {INPUT(2), 1, depth}, depth, columns,
            Output<Identity>{OUTPUT(3), depth, depth, nullptr, nullptr});
@@ -98,7 +100,9 @@ OPERATOR(dense_gradient, "ffffff") {
 // leave the cache.
 OPERATOR(mlp, "fffffffff") {
   const int64_t hidden = shapes[3][0], channels = shapes[3][1];
+  if (shapes[0][ranks[0] - 1] != channels) return 1;
   const int64_t rows = product(shapes[0], ranks[0]) / channels;
+  if (rows == 0) return 0;
   const Matrix first = rows_of(INPUT(3), channels), second = rows_of(INPUT(5), hidden);
   const auto normalized = [&](int64_t begin, int64_t end, float* to) {
     for (int64_t row = begin; row < end; row++, to += apart(channels))

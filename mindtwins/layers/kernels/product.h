@@ -6,6 +6,9 @@
 
 #pragma once
 
+#include <array>
+#include <utility>
+
 #include "common.h"
 
 namespace mindtwins {
@@ -208,6 +211,7 @@ void multiply_few(Matrix x, int64_t rows, Matrix w, int64_t columns, int64_t dep
 template <class Finish>
 void multiply(Matrix x, int64_t rows, Matrix w, int64_t columns, int64_t depth,
               const Finish& finish) {
+  if (rows == 0) return;
   if (rows <= FEW) return multiply_few(x, rows, w, columns, depth, finish);
   const Packed packed(w, columns, depth);
   parallel(rows, BLOCK, [&](int64_t begin, int64_t end) {
