@@ -57,7 +57,8 @@ class DetectionTask:
         "test_box_ap50": "box AP50",
         "test_box_ap_ema": "box AP, moving average",
     }
-    has_batch_norms = False
+    # None, but a loss is divided by the objects' anchors of all images that share a pass.
+    has_batch_norms = True
 
     preprocessing_options = ("resize_scale", "mean", "std", "exif_orientation")
     data_options = ("dataset", "val_split")

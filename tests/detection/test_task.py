@@ -195,7 +195,7 @@ def test_mistakes(folder: Path) -> None:
 
 def test_a_training_takes_the_classes_of_its_data(checkpoint: Path, folder: Path) -> None:
     if "mask" in checkpoint.name:
-        return
+        pytest.skip("a Mask R-CNN is not trained yet")
     paths = {"ckpt_path": str(checkpoint), "data_dir": str(folder)}
     task = create_task(TrainConfig(train_split="val2017", **paths))
     data = task.find_data("train")
