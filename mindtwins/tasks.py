@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from mindspore import nn
@@ -25,6 +26,7 @@ from mindtwins.config import (
 from mindtwins.console import tell
 from mindtwins.conversion.kinds import Kinds, identified
 from mindtwins.detection.kind import DetectorKind
+from mindtwins.detection.task import DetectionTask
 from mindtwins.detection.variants import create_detector, list_detectors
 from mindtwins.distribution.launch import rank_0_first
 from mindtwins.errors import UserError
@@ -61,9 +63,12 @@ __all__ = [
     "save_pretrained",
 ]
 
+Of = TypeVar("Of")
+
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "segmentation": Segmentation,
+    "detection": DetectionTask,
 }
 # What a conversion knows of each task's models.
 KINDS: Kinds = {
@@ -138,22 +143,23 @@ def _task_of(config: Config, checkpoint: Checkpoint) -> Task:
         raise UserError(
             f"{checkpoint.path} is a checkpoint of task {task} (asked for: {config.task})"
         )
-    return task_type(checkpoint)(replace(config, task=task), checkpoint)
+    return TASKS[task](replace(config, task=task), checkpoint)
 
 
-def task_type(checkpoint: Checkpoint) -> type[Task]:
-    """What the model in a checkpoint is for.
+def of_task(table: Mapping[str, Of], task: str, done: str) -> Of:
+    """What a table has for a task.
+
+    Args:
+        done: what it is for, such as "exported".
 
     Raises:
-        UserError: that is none of the tasks of the scripts.
+        UserError: it has nothing for that task yet.
     """
-    task = checkpoint.stated["task"]
-    if task not in TASKS:
+    if task not in table:
         raise UserError(
-            f"{checkpoint.path} is a model for {task}, which the scripts only convert so far: use"
-            " it in Python, with mindtwins.load_model and the model's predict"
+            f"models for {task} cannot be {done} yet, only those for {' and '.join(table)}"
         )
-    return TASKS[task]
+    return table[task]
 
 
 def find_checkpoint(config: Config) -> Checkpoint:
@@ -235,9 +241,8 @@ def load_model(source: str | os.PathLike) -> nn.Cell:
 
     Returns:
         The classifier, segmentor or detector with its weights, in evaluation mode, and with three
-        attributes: `preprocessing`, from an RGB picture to what the model takes (None of a
-        detector, which has no such yet); `classes`, their names by number (None where the file has
-        none); `metadata`, all that the file says.
+        attributes: `preprocessing`, from an RGB picture to what the model takes; `classes`, their
+        names by number (None where the file has none); `metadata`, all that the file says.
 
     Raises:
         UserError: (a ValueError) the file cannot be read, or holds no such model.
@@ -272,10 +277,6 @@ def _describe(model: nn.Cell, checkpoint: Checkpoint) -> nn.Cell:
     """The model with what its checkpoint says of its use, as attributes."""
     task = checkpoint.stated["task"]
     model.metadata = checkpoint.metadata
-    if task not in TASKS:
-        names = checkpoint.stated.get("classes")
-        model.preprocessing, model.classes = None, names and tuple(names)
-        return model
     described = TASKS[task](InferConfig(task=task, ckpt_path=str(checkpoint.path)), checkpoint)
     model.preprocessing = described.preprocessing()
     model.classes = described.classes and tuple(described.class_names())

@@ -182,6 +182,7 @@ TWO_RANKS = (
 TWO_SEGMENTING_RANKS = (
     "tests/segmentation/test_runs.py::test_two_ranks_learn_what_one_does_with_twice_the_batch"
 )
+DETECTING = "tests/detection/test_task.py::test_a_run_that_was_stopped_goes_on_bit_for_bit"
 MSRUN = (
     "tests/training/test_distributed.py"
     "::test_killed_rank_ends_the_job_with_its_number_and_a_checkpoint"
@@ -319,6 +320,25 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python infer.py --ckpt_path upernet_svt_small.ckpt --images photographs/"
     " --output_dir segmented": [Runs("--resize_scale 64,48", tier="slow")],
     "python demo.py --pt_path alt_gvt_small.pth": [Runs(tier="endurance")],
+    # Detection
+    "python validate.py --ckpt_path detector.ckpt --data_dir coco --output_json result.json": [
+        RunsIn("tests/detection/test_task.py::test_validation_of_a_checkpoint_alone")
+    ],
+    "python infer.py --ckpt_path detector.ckpt --images photographs/ --output_dir found"
+    " --least_score 0.5": [
+        RunsIn("tests/detection/test_task.py::test_prediction_of_a_checkpoint_alone")
+    ],
+    "python train.py -c configs/retinanet_svt_s_1x.yaml --data_dir coco --pretrained_backbone"
+    " svt_small.ckpt": [RunsIn(DETECTING)],
+    "python train.py -c configs/retinanet_svt_s_1x.yaml --summary": [Runs()],
+    "python train.py -c configs/retinanet_svt_tiny_digits.yaml": [
+        RunsIn(DETECTING),
+        Runs("--data_dir digits --dry_run", tier="endurance"),
+    ],
+    "python validate.py -c configs/retinanet_svt_tiny_digits.yaml"
+    " --ckpt_path outputs/retinanet_svt_tiny_digits/final.ckpt": [
+        RunsIn("tests/detection/test_task.py::test_validation_of_a_checkpoint_alone")
+    ],
     # Serving
     'pip install -e ".[serve]"': [NotRun("the Makefile installs all extras")],
     "python serve.py --ckpt_path svt_small.ckpt": [RunsIn(UNDER_LOAD)],

@@ -43,6 +43,10 @@ class Evaluator:
         """Unreadable images that this process left out."""
         return self._loader.skipped
 
+    def listings(self) -> dict[str, list]:
+        """No files of its own."""
+        return {}
+
     def evaluate(self) -> Metrics:
         """Evaluate every image once.
 

@@ -219,6 +219,10 @@ class Classification:
             options=loader_options(config, world),
         )
 
+    def size_in_words(self) -> str:
+        """That of the crops."""
+        return f"{self.config.image_size} x {self.config.image_size} pixels"
+
     def loss(self) -> nn.Cell:
         """Cross entropy with soft targets."""
         return SoftTargetCrossEntropy()

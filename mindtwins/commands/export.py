@@ -26,7 +26,7 @@ from mindtwins.export.check import Comparison, format_table
 from mindtwins.export.order import Order
 from mindtwins.files import atomic_write, check_outputs, replaced_file
 from mindtwins.models.twins import MINIMUM_SIZE
-from mindtwins.tasks import EXPORTS, KINDS, find_checkpoint, task_type
+from mindtwins.tasks import EXPORTS, KINDS, TASKS, find_checkpoint, of_task
 
 Export = Callable[[Order, Path], list[Comparison]]
 
@@ -136,15 +136,16 @@ def create_order(source: Path | Checkpoint, image_size: int | None = None, **how
         source = load_checkpoint(source)
     checkpoint = identified(KINDS, source)
     task = checkpoint.stated["task"]
+    export = of_task(EXPORTS, task, "exported")
     config = InferConfig(task=task, ckpt_path=str(checkpoint.path))
     if image_size is not None:
         stated = {"image_size": "--image_size"}
         config = replace(config, image_size=image_size, stated=stated)
-    described = task_type(checkpoint)(config, checkpoint)
+    described = TASKS[task](config, checkpoint)
     keys = KINDS[task].architecture_keys
     return Order(
         checkpoint,
-        EXPORTS[task],
+        export,
         {key: checkpoint.stated[key] for key in keys if key in checkpoint.stated},
         described.use(),
         described.preprocessing(),

@@ -1,11 +1,12 @@
-"""Classify or segment images with a checkpoint, whose own task, model and classes are taken.
+"""Predict what is in images with a checkpoint, whose own task, model and classes are taken.
 
     mindtwins infer --ckpt_path svt_small.ckpt --images photographs/ a.jpg --output_png classes.png
     mindtwins infer --ckpt_path upernet_svt_small.ckpt --images photographs/ --output_dir segmented
 
 A classifier tells each image's likeliest classes. A segmentor writes into output_dir, for each
 image, its classes over the picture with a legend (NAME_overlay.png) and as numbers
-(NAME_labels.png). The same command after `mpirun -n 8` or as msrun's script shares the images.
+(NAME_labels.png). A detector draws the objects (NAME_objects.png) and lists them
+(NAME_objects.json). The same command after `mpirun -n 8` or as msrun's script shares the images.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from mindtwins.errors import UserError
 from mindtwins.execution import Model, use_device
 from mindtwins.serving.batching import Batcher, batch_sizes
 from mindtwins.serving.service import Compiled, Prepared, Service
-from mindtwins.tasks import SERVICES, create_task, exported_task
+from mindtwins.tasks import SERVICES, create_task, exported_task, of_task
 from mindtwins.training.distributed import World
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def create_application(config: ServeConfig) -> tuple[FastAPI, Batcher[Prepared, 
         task, exported = exported_task(config)
     else:
         task = create_task(config)
-    service = SERVICES[task.config.task](task)
+    service = of_task(SERVICES, task.config.task, "served")(task)
     numbers = metrics.Metrics()
 
     def start() -> Compute:

@@ -2,13 +2,16 @@
 
 Or what `mindtwins export` made of one, run by onnxruntime: `--onnx_path svt_small.onnx`.
 --data_dir is a folder with the split (`val/`), or the ImageFolder itself; for segmentation a folder
-with the split below `images/` and `annotations/`. The same command after `mpirun -n 8` or as
+with the split below `images/` and `annotations/`, for detection COCO's folder; then what is found
+is written beside --output_json RESULT.json too, as RESULT.bbox.json and RESULT.segm.json, which
+COCO's own tools read. The same command after `mpirun -n 8` or as
 msrun's script shares the images among several devices, with the same result.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindtwins.config import ValidateConfig, parse_config
@@ -82,6 +85,9 @@ def evaluate(config: ValidateConfig, task: Task, model: Model | None = None) -> 
         }
         with atomic_write(config.output_json) as file:
             file.write(json.dumps(result, indent=2).encode() + b"\n")
+        for suffix, listing in evaluator.listings().items():
+            with atomic_write(Path(config.output_json).with_suffix(suffix)) as file:
+                file.write(json.dumps(listing).encode() + b"\n")
 
 
 def total_speed(world: World, speed: float | None) -> float | None:

@@ -69,14 +69,21 @@ class ModelSection(Section):
     """model"""
 
     task: str = option(
-        "classification", "what to train for", choices=("classification", "segmentation")
+        "classification",
+        "what to train for",
+        choices=("classification", "segmentation", "detection"),
     )
     model: str = option(
-        "svt_small", "variant, such as svt_small; with task segmentation upernet_svt_small"
+        "svt_small",
+        "variant, such as svt_small; with task segmentation upernet_svt_small, with task detection "
+        "retinanet_svt_small",
     )
     num_classes: int = option(1000, "number of classes", at_least=1)
     image_size: int = option(
-        224, "height and width of the input in pixels (segmentation: while training)", at_least=32
+        224,
+        "height and width of the input in pixels (segmentation: while training; detection: see "
+        "resize_scale)",
+        at_least=32,
     )
     ckpt_path: str = option(
         "",
@@ -100,8 +107,8 @@ class ModelSection(Section):
     )
     pretrained_backbone: str = option(
         "",
-        "train, segmentation: classification checkpoint whose backbone to start from (not with "
-        "ckpt_path or pretrained)",
+        "train, segmentation and detection: classification checkpoint whose backbone to start "
+        "from (not with ckpt_path or pretrained)",
         resume_safe=True,
         path=True,
     )
@@ -129,14 +136,15 @@ class DataSection(Section):
     dataset: str = option(
         "imagefolder",
         "imagefolder: class folders; list: files of `path label` lines; ade20k: images/ and "
-        "annotations/; pairs: the same with class_names; digits: scikit-learn's digits, written to "
-        "data_dir if they are not there",
-        choices=("imagefolder", "list", "ade20k", "pairs", "digits"),
+        "annotations/; pairs: the same with class_names; coco: folders of pictures, and "
+        "annotations/instances_*.json; digits: scikit-learn's digits, written to data_dir if they "
+        "are not there",
+        choices=("imagefolder", "list", "ade20k", "pairs", "coco", "digits"),
     )
     data_dir: str = option(
         "",
         "folder with the splits, or (validate) the ImageFolder itself; segmentation: the folder "
-        "with images/ and annotations/",
+        "with images/ and annotations/; detection: COCO's folder",
         resume_safe=True,
         path=True,
     )
@@ -149,8 +157,12 @@ class DataSection(Section):
     ignore_label_zero: bool = option(
         False, "dataset pairs: label 0 is ignored, and class k has label k + 1"
     )
-    train_split: str = option("train", "folder of the training split, below data_dir")
-    val_split: str = option("val", "folder of the validation split, below data_dir")
+    train_split: str = option(
+        "train", "folder of the training split, below data_dir (coco: train2017, if it is there)"
+    )
+    val_split: str = option(
+        "val", "folder of the validation split, below data_dir (coco: val2017, if it is there)"
+    )
     train_list: str = option("", "list file of the training split (dataset: list)", path=True)
     val_list: str = option("", "list file of the validation split (dataset: list)", path=True)
     crop_pct: float = option(
@@ -247,7 +259,8 @@ class SegmentationSection(Section):
     """segmentation"""
 
     resize_scale: tuple[int, int] = option(
-        (2048, 512), "long and short side that images are resized to fit, keeping their aspect"
+        (2048, 512),
+        "long and short side that images are resized to fit, keeping their aspect (detection too)",
     )
     resize_ratio: tuple[float, float] = option(
         (0.5, 2.0), "training: range of the factor of resize_scale"
@@ -270,6 +283,24 @@ class SegmentationSection(Section):
         (1.0,), "evaluation: factors of resize_scale whose probabilities are averaged"
     )
     test_flip: bool = option(False, "evaluation: also average over mirrored images")
+
+
+@dataclass(frozen=True)
+class DetectionSection(Section):
+    """detection"""
+
+    multi_scale: bool = option(
+        False,
+        "training: sizes and crops by DETR's policy (short side 480 to 800 pixels) instead of "
+        "resize_scale",
+    )
+    size_steps: int = option(
+        0,
+        "training: batches are padded so that each side is one of so many even parts of "
+        "resize_scale's, as every size compiles a graph of its own; 0: to multiples of 32, as "
+        "MMDetection does",
+        at_least=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -325,8 +356,11 @@ class ScheduleSection(Section):
     scheduler: str = option(
         "cosine",
         "cosine: per step; cosine_per_epoch: the authors', a step per epoch, one epoch late; poly: "
-        "per step, (1 - done) ** poly_power",
-        choices=("cosine", "cosine_per_epoch", "poly"),
+        "per step, (1 - done) ** poly_power; step: a tenth from each of lr_epochs on",
+        choices=("cosine", "cosine_per_epoch", "poly", "step"),
+    )
+    lr_epochs: tuple[int, ...] = option(
+        (), "scheduler step: epochs, counted from 0, from which on the rate is a tenth of before"
     )
     poly_power: float = option(0.9, "exponent of scheduler poly", above=0)
     lr: float = option(5e-4, "peak learning rate (see lr_reference_batch)", above=0)
@@ -363,7 +397,7 @@ class RuntimeSection(Section):
     eval_batch_size: int = option(
         0,
         "images per rank in evaluation; 0: one and a half times batch_size (segmentation: "
-        "batch_size)",
+        "batch_size; detection: 1)",
         at_least=0,
         resume_safe=True,
     )
@@ -447,7 +481,12 @@ class ValidateSection(Section):
 class PredictSection(Section):
     """infer and serve"""
 
-    top_k: int = option(5, "how many classes to show for each image", at_least=1, resume_safe=True)
+    top_k: int = option(
+        5,
+        "how many classes (or objects) to show for each image",
+        at_least=1,
+        resume_safe=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -463,6 +502,13 @@ class InferSection(Section):
     output_json: str = option("", "also write the result to this file", resume_safe=True, path=True)
     output_png: str = option(
         "", "draw the images with their classes on one sheet", resume_safe=True, path=True
+    )
+    least_score: float = option(
+        0.3,
+        "detection: objects with a lower score are left out",
+        at_least=0,
+        at_most=1,
+        resume_safe=True,
     )
 
 
@@ -519,6 +565,7 @@ class Config(
     RuntimeSection,
     ScheduleSection,
     OptimizationSection,
+    DetectionSection,
     SegmentationSection,
     AugmentationSection,
     DataSection,
@@ -581,10 +628,10 @@ class TrainConfig(TrainSection, Config):
             )
         if self.drop_head and not self.weights:
             raise UserError("drop_head needs ckpt_path, the checkpoint whose head is left out")
-        if self.pretrained_backbone and (self.weights or self.task != "segmentation"):
+        if self.pretrained_backbone and (self.weights or self.task == "classification"):
             raise UserError(
-                "pretrained_backbone is for segmentation without ckpt_path or pretrained, which "
-                "hold a backbone"
+                "pretrained_backbone is for segmentation and detection without ckpt_path or "
+                "pretrained, which hold a backbone"
             )
 
 

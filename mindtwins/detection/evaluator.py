@@ -10,9 +10,11 @@ import numpy as np
 from mindspore import Tensor
 from tqdm import tqdm
 
+from mindtwins.data.loader import EvaluationLoader
+from mindtwins.detection.dataset import CocoDataset
 from mindtwins.detection.detections import Detections, Geometry
-from mindtwins.detection.loader import DetectionLoader
-from mindtwins.detection.metrics import DetectionMetrics, Results
+from mindtwins.detection.loader import DetectionBatch
+from mindtwins.detection.metrics import KINDS, DetectionMetrics, Results
 
 
 class Detector(Protocol):
@@ -43,7 +45,7 @@ class DetectionEvaluator:
     def __init__(
         self,
         detector: Detector,
-        loader: DetectionLoader,
+        loader: EvaluationLoader[CocoDataset, DetectionBatch],
         masks: bool = False,
         show_progress: bool = True,
         exchange: Callable[[str, bytes], list[bytes]] | None = None,
@@ -61,6 +63,12 @@ class DetectionEvaluator:
     def skipped(self) -> int:
         """Unreadable pictures that this process left out."""
         return self._loader.skipped
+
+    def listings(self) -> dict[str, list]:
+        """The detections in COCO's format, which pycocotools reads: boxes, and masks apart."""
+        assert self.results is not None
+        kinds = ("box", "mask") if self._masks else ("box",)
+        return {f".{KINDS[kind]}.json": self.results.listed(kind) for kind in kinds}
 
     def evaluate(self) -> DetectionMetrics:
         """Evaluate every picture once.

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from mindtwins.data.loader import TrainingLoader
-from mindtwins.data.pipeline import (
-    BatchPipeline,
-    load_evaluation_rows,
-    load_training_rows,
-    report,
-    worker_count,
-)
+from mindtwins.data.loader import EvaluationLoader, LoaderOptions, TrainingLoader
+from mindtwins.data.pipeline import load_evaluation_rows, load_training_rows
 from mindtwins.data.sampler import GroupSampler, equal_size_batches
 from mindtwins.detection.assignment import AnchorTask
 from mindtwins.detection.dataset import CocoDataset
 from mindtwins.detection.detections import Geometry
-from mindtwins.detection.transforms import DetectionTransform, Sample, TestTransform, padded
+from mindtwins.detection.transforms import (
+    BatchSizes,
+    DetectionTransform,
+    Sample,
+    TestTransform,
+    padded,
+)
 
 
 @dataclass(frozen=True)
@@ -39,71 +38,16 @@ class DetectionBatch:
     valid: np.ndarray
 
 
-class DetectionLoader:
-    """Yields the evaluation batches of one rank; see `build_detection_loader`.
-
-    `len(loader)` is the number of this rank's batches. Iterating again starts over. A batch of
-    which no picture can be read is left out.
-
-    Attributes:
-        dataset: the pictures.
-        batches: the pictures of each batch, int64 (b,), -1 where there is none.
-        skipped: unreadable pictures left out by this rank in the current or last pass.
-    """
-
-    def __init__(
-        self,
-        dataset: CocoDataset,
-        transform: TestTransform,
-        batches: list[np.ndarray],
-        pipeline: BatchPipeline,
-        skip_bad_images: bool,
-    ) -> None:
-        self.dataset = dataset
-        self.batches = batches
-        self.skipped = 0
-        self._transform = transform
-        self._pipeline = pipeline
-        self._skip_bad_images = skip_bad_images
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[DetectionBatch]:
-        """Yield the batches in order.
-
-        Raises:
-            UserError: a picture cannot be read (unless `skip_bad_images`).
-        """
-        self.skipped = 0
-        if not self.batches:  # more ranks than batches
-            return
-        for row in self._pipeline(tuple(batch) for batch in self.batches):
-            index = row["request"]
-            self.skipped += report(
-                self.dataset.paths, index, row["problems"], self._skip_bad_images
-            )
-            if row["valid"].any():
-                geometries = [
-                    self._transform.geometry(*self.dataset.size(number))
-                    for number in np.where(index < 0, index[0], index)
-                ]
-                yield DetectionBatch(row["images"], geometries, index, row["valid"])
-
-
 def build_detection_training_loader(
     dataset: CocoDataset,
     transform: DetectionTransform,
     anchors: AnchorTask,
+    sizes: BatchSizes,
     *,
     batch_size: int,
     seed: int = 0,
-    rank: int = 0,
-    world: int = 1,
     accumulation: int = 1,
-    num_parallel_workers: int = 2,
-    python_multiprocessing: bool = False,
-    skip_bad_images: bool = False,
+    options: LoaderOptions,
 ) -> TrainingLoader:
     """Build the loader of one rank's training batches, in pairs that are wider than high, or not.
 
@@ -111,21 +55,23 @@ def build_detection_training_loader(
     and, where the data set has masks, for a second stage, of at most n objects the boxes, float32
     (b, n, 4), and labels, int32 (b, n), filled up with zeros and -1; the sizes, int32 (b, 2), the
     (height, width) of each picture without padding; and the masks, uint8 (b, n, H, W). n is that of
-    the picture with the most, and at least 1; H and W are those of the largest, multiples of 32.
+    the picture with the most, and at least 1; H and W are those of the largest, multiples of 32, or
+    a little more (see `BatchSizes`).
 
     Args:
         dataset: the training pictures.
         transform: what is done with each.
         anchors: what is learned of the anchors.
+        sizes: which H and W there may be.
 
-    The other arguments, order and errors are those of `mindtwins.data.loader`'s samplers and
-    pipelines.
+    The other arguments, order and errors are those of `mindtwins.data`'s samplers and pipelines.
     """
     wide = tuple(int(width > height) for width, height in dataset.sizes.tolist())
-    sampler = GroupSampler(len(dataset), batch_size, seed, rank, world, accumulation, groups=wide)
-    batches = _TrainingBatches(dataset, transform, anchors, sampler, skip_bad_images)
-    pipeline = BatchPipeline(batches, worker_count(num_parallel_workers), python_multiprocessing)
-    return TrainingLoader(dataset, sampler, pipeline, skip_bad_images)
+    sampler = GroupSampler(
+        len(dataset), batch_size, seed, options.rank, options.world, accumulation, groups=wide
+    )
+    batches = _TrainingBatches(dataset, transform, anchors, sizes, sampler, options.skip_bad_images)
+    return TrainingLoader(dataset, sampler, options.pipeline(batches), options.skip_bad_images)
 
 
 def build_detection_loader(
@@ -133,12 +79,8 @@ def build_detection_loader(
     transform: TestTransform,
     *,
     batch_size: int = 1,
-    rank: int = 0,
-    world: int = 1,
-    num_parallel_workers: int = 2,
-    python_multiprocessing: bool = False,
-    skip_bad_images: bool = False,
-) -> DetectionLoader:
+    options: LoaderOptions,
+) -> EvaluationLoader[CocoDataset, DetectionBatch]:
     """Build the loader of one rank's evaluation batches; over all ranks every picture occurs once.
 
     Only pictures that are equally large after padding share a batch, and they come together,
@@ -149,21 +91,26 @@ def build_detection_loader(
         dataset: the evaluation pictures.
         transform: from picture to image.
         batch_size: the most pictures per batch.
-        rank: of this process.
-        world: number of processes.
-        num_parallel_workers: capped at the machine's cores, with a notice.
-        python_multiprocessing: whether the workers are processes instead of threads.
-        skip_bad_images: whether an unreadable picture is logged, counted and left out, instead of
-            ending the run.
+        options: of the loader.
     """
+
+    def with_geometries(columns: dict[str, np.ndarray]) -> DetectionBatch:
+        index = columns["index"]
+        geometries = [
+            transform.geometry(*dataset.size(number))
+            for number in np.where(index < 0, index[0], index)
+        ]
+        return DetectionBatch(columns["images"], geometries, index, columns["valid"])
+
     batches = equal_size_batches(image_sizes(dataset, transform), batch_size)
-    own = batches[rank * len(batches) // world : (rank + 1) * len(batches) // world]
-    pipeline = BatchPipeline(
-        _EvaluationBatches(dataset, transform),
-        worker_count(num_parallel_workers),
-        python_multiprocessing,
+    rank, world = options.rank, options.world
+    return EvaluationLoader(
+        dataset,
+        batches[rank * len(batches) // world : (rank + 1) * len(batches) // world],
+        options.pipeline(_EvaluationBatches(dataset, transform)),
+        with_geometries,
+        options.skip_bad_images,
     )
-    return DetectionLoader(dataset, transform, own, pipeline, skip_bad_images)
 
 
 def image_sizes(dataset: CocoDataset, transform: TestTransform) -> list[tuple[int, int]]:
@@ -179,6 +126,7 @@ class _TrainingBatches:
     dataset: CocoDataset
     transform: DetectionTransform
     anchors: AnchorTask
+    sizes: BatchSizes
     sampler: GroupSampler
     skip_bad_images: bool
 
@@ -199,7 +147,7 @@ class _TrainingBatches:
 
         rows = load_training_rows(self.sampler, request, load, self.skip_bad_images)
         count = self.sampler.batch_size
-        images = stack_pictures(samples, count)
+        images = stack_pictures(samples, count, self.sizes)
         anchors = self.anchor_targets(samples, generators, count, images.shape[2:])
         objects = stack_objects(samples, count, images.shape[2:]) if self.dataset.masks else ()
         return images, *anchors, *objects, *rows
@@ -230,12 +178,13 @@ class _TrainingBatches:
         return labels, deltas
 
 
-def stack_pictures(samples: dict[int, Sample], count: int) -> np.ndarray:
+def stack_pictures(samples: dict[int, Sample], count: int, sizes: BatchSizes) -> np.ndarray:
     """Pictures of different sizes in one array, padded at the right and the bottom.
 
     Args:
         samples: by their rows; a row may have none.
         count: of the rows.
+        sizes: which H and W there may be.
 
     Returns:
         float32 (count, 3, H, W).
@@ -243,7 +192,7 @@ def stack_pictures(samples: dict[int, Sample], count: int) -> np.ndarray:
     found = samples.values()
     height = max((sample.picture.shape[1] for sample in found), default=1)
     width = max((sample.picture.shape[2] for sample in found), default=1)
-    images = np.zeros((count, 3, height, width), dtype=np.float32)
+    images = np.zeros((count, 3, *sizes(height, width)), dtype=np.float32)
     for row, sample in samples.items():
         images[row, :, : sample.picture.shape[1], : sample.picture.shape[2]] = sample.picture
     return images

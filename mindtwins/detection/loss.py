@@ -26,19 +26,19 @@ class RetinaNetLoss(nn.Cell):
         self.num_classes = num_classes
 
     def construct(
-        self, outputs: tuple[tuple[Tensor, ...], ...], targets: tuple[Tensor, Tensor]
+        self, outputs: tuple[tuple[Tensor, ...], ...], labels: Tensor, expected: Tensor
     ) -> Tensor:
         """Of a batch.
 
         Args:
             outputs: logits (B, n_i, classes) and deltas (B, n_i, 4) of each level.
-            targets: labels int32 (B, n) and deltas (B, n, 4) of all anchors.
+            labels: int32 (B, n), of all anchors.
+            expected: their deltas, (B, n, 4).
 
         Returns:
             A float32 scalar.
         """
         logits, deltas = ops.concat(outputs[0], 1), ops.concat(outputs[1], 1)
-        labels, expected = targets
         classes, boxes = retinanet_losses(logits, deltas, labels, expected, self.num_classes)
         return classes + boxes
 

@@ -124,6 +124,36 @@ def padded(height: int, width: int) -> tuple[int, int]:
     return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
 
 
+@dataclass(frozen=True)
+class BatchSizes:
+    """Which sizes batches are padded to.
+
+    A graph is compiled for each size, so few are better; MMDetection pads to the largest picture of
+    a batch. What is added has no anchors to learn from, but is seen by attention and, at the rim,
+    by convolutions, just as what fills up a batch's smaller pictures.
+
+    Attributes:
+        scale: the limits of the pictures' sides.
+        steps: into how many even parts each limit is divided; 0: sizes are only padded to 32.
+    """
+
+    scale: tuple[int, int] = SCALE
+    steps: int = 0
+
+    def __call__(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) of a batch whose largest pictures, padded, have such sides."""
+        if not self.steps:
+            return height, width
+        short, long = sorted(self.scale)
+        smaller = short if min(height, width) <= padded(short, short)[0] else long
+        limits = (smaller, long) if height <= width else (long, smaller)
+        return self._next(height, limits[0]), self._next(width, limits[1])
+
+    def _next(self, side: int, limit: int) -> int:
+        parts = (padded(-(-limit * part // self.steps), 0)[0] for part in range(1, self.steps + 1))
+        return next((part for part in parts if part >= side), side)
+
+
 def normalize_and_pad(pixels: np.ndarray, normalize: Normalize) -> np.ndarray:
     """Return the normalized picture with zeros on its right and below it, float32 (3, H, W)."""
     height, width = pixels.shape[:2]

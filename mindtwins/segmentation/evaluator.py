@@ -55,6 +55,10 @@ class SegmentationEvaluator:
         """Unreadable pairs that this process left out."""
         return self._loader.skipped
 
+    def listings(self) -> dict[str, list]:
+        """No files of its own."""
+        return {}
+
     def evaluate(self) -> SegmentationMetrics:
         """Evaluate every picture once.
 

@@ -240,6 +240,10 @@ class Segmentation:
                 "(batch_size x ranks): raise it"
             )
 
+    def size_in_words(self) -> str:
+        """That of the crops."""
+        return f"{self.config.image_size} x {self.config.image_size} pixels"
+
     def loss(self) -> nn.Cell:
         """Cross entropy per pixel, the auxiliary head's with a weight."""
         auxiliary = resolve_widths(self.config.model, None, None).auxiliary_channels > 0

@@ -103,6 +103,7 @@ class Trainer:
         self.train_state = TrainState(model, task.loss(), config, self.global_batch, mean)
         self.evaluator = task.evaluator(model, test_data, self.world)
         self.score_name = task.score_name
+        self._size = task.size_in_words()
         self.progress = Progress()
         self.folder = self.run_folder.path
         self.log = RunLog(self.folder, task.curves, config.tensorboard and self.world.is_main)
@@ -145,7 +146,7 @@ class Trainer:
         config = self.config
         self.say(
             f"{self.metadata['variant']}: {self.train_state.n_parameters:,} parameters, "
-            f"{config.num_classes} classes, {config.image_size} x {config.image_size} pixels, "
+            f"{config.num_classes} classes, {self._size}, "
             f"{config.device_target}, amp_level {config.amp_level}"
         )
         self.say(

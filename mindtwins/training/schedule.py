@@ -31,6 +31,13 @@ class CosineSchedule:
         done = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
         return self.floor + (self.peak - self.floor) * (1 + math.cos(math.pi * done)) / 2
 
+    def _warmed_up(self, rate: float, step: int) -> float:
+        """A rate in the warmup: times a ramp, from warmup_lr / peak up to 1."""
+        warmup_steps = self.warmup_epochs * self.steps_per_epoch
+        if step < warmup_steps:
+            rate *= 1 - (1 - step / warmup_steps) * (1 - self.warmup_lr / self.peak)
+        return rate
+
 
 @dataclass(frozen=True)
 class CosinePerEpochSchedule(CosineSchedule):
@@ -65,17 +72,35 @@ class PolySchedule(CosineSchedule):
         """Learning rate of an optimizer step, counted from 0 over the whole run."""
         done = step / (self.epochs * self.steps_per_epoch)
         rate = self.floor + (self.peak - self.floor) * (1 - done) ** self.power
-        warmup_steps = self.warmup_epochs * self.steps_per_epoch
-        if step < warmup_steps:
-            rate *= 1 - (1 - step / warmup_steps) * (1 - self.warmup_lr / self.peak)
-        return rate
+        return self._warmed_up(rate, step)
+
+
+@dataclass(frozen=True)
+class StepSchedule(CosineSchedule):
+    """A tenth of what is above the floor from each of some epochs on; MMDetection's "step".
+
+    During the warmup that is multiplied by a ramp, from warmup_lr / peak up to 1.
+    """
+
+    lr_epochs: tuple[int, ...]
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of an optimizer step, counted from 0 over the whole run."""
+        passed = sum(step // self.steps_per_epoch >= epoch for epoch in self.lr_epochs)
+        rate = self.floor + (self.peak - self.floor) * 0.1**passed
+        return self._warmed_up(rate, step)
 
 
 SCHEDULES = {
     "cosine": CosineSchedule,
     "cosine_per_epoch": CosinePerEpochSchedule,
     "poly": PolySchedule,
+    "step": StepSchedule,
 }
+
+
+# What only one of them takes, and the option that says it.
+OWN = {"poly": {"power": "poly_power"}, "step": {"lr_epochs": "lr_epochs"}}
 
 
 def peak_learning_rate(config: Config, global_batch: int) -> float:
@@ -87,7 +112,7 @@ def peak_learning_rate(config: Config, global_batch: int) -> float:
 
 def create_schedule(config: Config, steps_per_epoch: int, global_batch: int) -> CosineSchedule:
     """The schedule that a recipe states."""
-    own = {"power": config.poly_power} if config.scheduler == "poly" else {}
+    own = OWN.get(config.scheduler, {})
     return SCHEDULES[config.scheduler](
         peak=peak_learning_rate(config, global_batch),
         floor=config.min_lr,
@@ -95,5 +120,5 @@ def create_schedule(config: Config, steps_per_epoch: int, global_batch: int) -> 
         warmup_epochs=config.warmup_epochs + config.warmup_steps / steps_per_epoch,
         epochs=config.epoch_size,
         steps_per_epoch=steps_per_epoch,
-        **own,
+        **{field: getattr(config, name) for field, name in own.items()},
     )

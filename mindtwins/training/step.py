@@ -55,7 +55,7 @@ class TrainStep:
     Many micro-batches equal one large batch, except batch norms, which see one at a time.
 
     A step with non-finite gradients leaves weights and moments as they were, and halves a dynamic
-    loss scale. All shapes and the number of micro-batches are fixed: graphs are compiled once.
+    loss scale. The number of micro-batches is fixed; a graph is compiled for each shape of them.
 
     Args:
         model: (images, drop_path_mask) or (images, drop_path_mask, dropout_mask) -> output.
@@ -79,6 +79,7 @@ class TrainStep:
     ) -> None:
         self.optimizer = optimizer
         self.loss_scale = loss_scale
+        self._model = model
         differentiate = _Differentiate(model, loss, optimizer, loss_scale)
         update = _Update(optimizer, loss_scale, clip, accumulation, reducer)
         self.accumulates = accumulation > 1
@@ -91,6 +92,8 @@ class TrainStep:
 
     def __call__(self, batches: Sequence[MicroBatch], lr: float) -> StepResult:
         """Make one optimizer step at the learning rate `lr`."""
+        if not self._model.training:  # after an evaluation; images of a new size are compiled now
+            self._model.set_train()
         inputs = [_graph_inputs(batch) for batch in batches]
         rate = Tensor(lr, ms.float32)
         if self.accumulates:

@@ -71,6 +71,9 @@ class Evaluator(Protocol[Found_co]):
     def evaluate(self) -> Found_co:
         """Evaluate every image once, over all ranks."""
 
+    def listings(self) -> dict[str, list]:
+        """What the last evaluation found in the images, for files of its own, by their suffixes."""
+
 
 class Task(Protocol[Data, Found]):
     """What a recipe's `task` stands for. Methods raise UserError for what a user can get wrong.
@@ -124,6 +127,9 @@ class Task(Protocol[Data, Found]):
 
     def training_loader(self, data: Data, world: World) -> TrainingLoader:
         """This rank's augmented batches."""
+
+    def size_in_words(self) -> str:
+        """How large the images are that are trained on."""
 
     def loss(self) -> nn.Cell:
         """From (the model's output in training, targets) to a float32 scalar."""

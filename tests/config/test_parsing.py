@@ -114,7 +114,7 @@ def test_mistakes_on_the_command_line(argv: list[str], message: str):
         (["--drop_head"], "drop_head needs ckpt_path"),
         (["--resume", "--overwrite"], "resume and overwrite contradict each other"),
         (["--dataset", "list"], "dataset: list needs val_list"),
-        (["--pretrained_backbone", "a.ckpt"], "pretrained_backbone is for segmentation without"),
+        (["--pretrained_backbone", "a.ckpt"], "pretrained_backbone is for segmentation and"),
         (
             ["--test_mode", "slide", "--test_stride", "600"],
             "test_stride (600) must not be above test_crop (512)",
@@ -154,7 +154,7 @@ def test_only_a_training_has_a_starting_point(tmp_path: Path, cls: type):
     assert parse(*words).drop_head
     assert not parse_config(cls, words, "").drop_head
     path.write_text("task: segmentation\npretrained_backbone: svt.ckpt")
-    with pytest.raises(UserError, match="pretrained_backbone is for segmentation without ckpt"):
+    with pytest.raises(UserError, match="pretrained_backbone is for segmentation and detection"):
         parse(*words)
     assert parse_config(cls, words, "").pretrained_backbone == ""
 
@@ -365,6 +365,46 @@ def test_segmentation_recipes_state_the_published_values(name: str):
         "test_mode": "whole",
         "test_ratios": (1.0,),
         "test_flip": False,
+    }
+    assert {key: getattr(config, key) for key in expected} == expected
+
+
+# The authors trained all but PCPVT-L for 36 epochs too.
+DETECTION = [f"{name}_{length}" for name in RECIPES for length in ("1x", "3x")]
+DETECTION.remove("pcpvt_l_3x")
+
+
+@pytest.mark.parametrize("name", DETECTION)
+def test_detection_recipes_state_the_authors_values(name: str):
+    config = parse("-c", str(CONFIGS / f"retinanet_{name}.yaml"), "--data_dir", "coco")
+    is_long = name.endswith("_3x")
+    expected = {
+        "task": "detection",
+        "model": f"retinanet_{RECIPES[name[:-3]][0]}",
+        "dataset": "coco",
+        "num_classes": 80,
+        "resize_scale": (1333, 800),
+        "exif_orientation": True,
+        "multi_scale": is_long,
+        "hflip": 0.5,
+        "scheduler": "step",
+        "lr": 1e-4,
+        "lr_reference_batch": 0,
+        "min_lr": 0,
+        "warmup_epochs": 0,
+        "warmup_steps": 500,
+        "warmup_lr": 1e-7,
+        "epoch_size": 36 if is_long else 12,
+        "lr_epochs": (27, 33) if is_long else (8, 11),
+        "batch_size": 2,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.05 if is_long else 1e-4,
+        "no_decay": ("norm", "pos_block") if is_long else (),
+        "layer_decay": 1,
+        "clip_grad": 0,
+        "drop_path_rate": 0.2,
+        "amp_level": "O0",
     }
     assert {key: getattr(config, key) for key in expected} == expected
 

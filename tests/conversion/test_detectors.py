@@ -9,7 +9,6 @@ import torch
 
 import mindtwins
 from mindtwins.checkpoint import save_checkpoint
-from mindtwins.commands import export, infer, serve, train, validate
 from mindtwins.conversion.converter import from_torch
 from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import format_table, verify
@@ -199,6 +198,8 @@ def test_load_model(checkpoint):
     assert model.classes == CLASSES and model.num_classes == 12
     assert model.metadata["variant"] == NAMES[0]
     assert model.dialect.window_padding == "zeros"
+    image, geometry = model.preprocessing(np.zeros((427, 640, 3), np.uint8))
+    assert image.shape == (3, 800, 1216) and (geometry.height, geometry.width) == (800, 1199)
 
 
 def test_a_folder_keeps_all_that_it_takes(checkpoint, tmp_path):
@@ -207,22 +208,6 @@ def test_a_folder_keeps_all_that_it_takes(checkpoint, tmp_path):
     assert "pipeline_tag: object-detection" in card and "model.predict" in card
     metadata = mindtwins.load_model(tmp_path / "shared").metadata
     assert metadata["postprocessing"]["top_k"] == "anchors"
-
-
-@pytest.mark.parametrize(
-    ("command", "arguments"),
-    [
-        (train, ["--data_dir", "x"]),
-        (validate, ["--data_dir", "x"]),
-        (infer, ["--images", __file__]),
-        (serve, []),
-        (export, ["--file_name", "x.onnx"]),
-        (export, ["--file_name", "x.mindir"]),
-    ],
-)
-def test_scripts_say_that_they_do_not_know_detectors_yet(command, arguments, checkpoint):
-    with pytest.raises(UserError, match=r"det\.ckpt is a model for detection, which the scripts"):
-        command.main(["--ckpt_path", str(checkpoint), *arguments])
 
 
 OFFICIAL_CONFIG = """

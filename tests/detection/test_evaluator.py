@@ -12,11 +12,12 @@ import pytest
 from mindspore import Tensor
 from PIL import Image
 
+from mindtwins.data.loader import EvaluationLoader, LoaderOptions
 from mindtwins.detection import transforms
 from mindtwins.detection.dataset import CocoDataset
 from mindtwins.detection.detections import Detections, Geometry
 from mindtwins.detection.evaluator import DetectionEvaluator
-from mindtwins.detection.loader import DetectionLoader, build_detection_loader
+from mindtwins.detection.loader import DetectionBatch, build_detection_loader
 from mindtwins.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,8 +29,12 @@ def data(coco_folder: Path) -> CocoDataset:
     return CocoDataset(coco_folder / "images", coco_folder / "annotations.json", masks=True)
 
 
-def loader(data: CocoDataset, **options: Any) -> DetectionLoader:
-    return build_detection_loader(data, TRANSFORM, **options)
+def loader(
+    data: CocoDataset, batch_size: int = 1, **options: Any
+) -> EvaluationLoader[CocoDataset, DetectionBatch]:
+    return build_detection_loader(
+        data, TRANSFORM, batch_size=batch_size, options=LoaderOptions(**options)
+    )
 
 
 class Knowing:

@@ -11,12 +11,12 @@ import pytest
 from coco_files import annotation, content
 from PIL import Image
 
-from mindtwins.data.loader import TrainingLoader
+from mindtwins.data.loader import LoaderOptions, TrainingLoader
 from mindtwins.data.randomness import sample_generator
 from mindtwins.detection.assignment import PROPOSALS, RETINANET, AnchorTask, Sampling
 from mindtwins.detection.dataset import CocoDataset
 from mindtwins.detection.loader import build_detection_training_loader
-from mindtwins.detection.transforms import DetectionTransform
+from mindtwins.detection.transforms import BatchSizes, DetectionTransform
 from mindtwins.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -45,11 +45,23 @@ def folder(coco_folder: Path) -> Path:
 
 
 def loader(
-    folder: Path, masks: bool = True, anchors: AnchorTask | None = None, **options: Any
+    folder: Path,
+    masks: bool = True,
+    anchors: AnchorTask | None = None,
+    batch_size: int = 2,
+    seed: int = 0,
+    sizes: BatchSizes | None = None,
+    **options: Any,
 ) -> TrainingLoader:
     data = CocoDataset(folder / "images", folder / "annotations.json", masks=masks, training=True)
     return build_detection_training_loader(
-        data, TRANSFORM, anchors or ANCHORS, **{"batch_size": 2, **options}
+        data,
+        TRANSFORM,
+        anchors or ANCHORS,
+        sizes or BatchSizes(),
+        batch_size=batch_size,
+        seed=seed,
+        options=LoaderOptions(**options),
     )
 
 
@@ -143,3 +155,35 @@ def test_unreadable_pictures(folder: Path) -> None:
     batches = list(skipping.batches(0, 3))
     assert skipping.skipped >= 1
     assert 2 not in {int(index) for batch in batches for index in batch.index}
+
+
+@pytest.mark.parametrize(
+    ("steps", "largest", "expected"),
+    [
+        (0, (96, 128), (96, 128)),
+        (4, (800, 1088), (800, 1344)),  # fourths of 1333 and 800, in multiples of 32
+        (4, (800, 800), (800, 1024)),
+        (4, (1344, 800), (1344, 800)),
+        (4, (384, 1216), (416, 1344)),
+        (4, (832, 992), (1024, 1024)),  # crops of one group may be wide and high
+        (1, (32, 32), (800, 1344)),
+    ],
+)
+def test_few_sizes(steps: int, largest: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert BatchSizes(steps=steps)(*largest) == expected
+
+
+def test_what_is_added_is_not_learned_from(folder: Path) -> None:
+    """A batch of a larger size has the same pictures, and the same anchors of them to learn."""
+    options: dict[str, Any] = {"masks": False, "anchors": RETINANET_ANCHORS, "seed": 3}
+    small = list(loader(folder, **options).batches(0, 3))
+    large = list(loader(folder, sizes=BatchSizes((256, 192), 1), **options).batches(0, 3))
+    for one, other in zip(small, large, strict=True):
+        height, width = one.images.shape[2:]
+        assert other.images.shape[2:] == ((192, 256) if height <= width else (256, 192))
+        np.testing.assert_array_equal(other.images[:, :, :height, :width], one.images)
+        assert not other.images[:, :, height:].any() and not other.images[..., width:].any()
+        for value in range(-1, 4):
+            counted = [(batch.targets[0] == value).sum() for batch in (one, other)]
+            assert counted[0] == counted[1] or value == -1
+        assert np.abs(one.targets[1]).sum() == pytest.approx(np.abs(other.targets[1]).sum())

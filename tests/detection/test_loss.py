@@ -98,7 +98,7 @@ def test_retinanet_of_levels() -> None:
         tuple(Tensor(level.copy()) for level in per_anchor(data[key], data["sizes"], 9, each))
         for key, each in (("logits", CLASSES), ("deltas", 4))
     )
-    loss = RetinaNetLoss(CLASSES)(outputs, (with_undecided(data), Tensor(data["box_targets"])))
+    loss = RetinaNetLoss(CLASSES)(outputs, with_undecided(data), Tensor(data["box_targets"]))
     close(float(loss), data["loss_cls"].sum() + data["loss_bbox"].sum())
 
 

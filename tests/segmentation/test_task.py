@@ -194,7 +194,7 @@ def test_a_classifier_s_backbone_starts_a_segmentor(
     ours = {p.name: p.asnumpy() for p in model.get_parameters()}
     name = "blocks.1.0.attn.qkv.weight"
     np.testing.assert_array_equal(ours[f"backbone.{name}"], weights[name])
-    with pytest.raises(UserError, match="pretrained_backbone is for segmentation without ckpt"):
+    with pytest.raises(UserError, match="pretrained_backbone is for segmentation and detection"):
         replace(config, ckpt_path=str(path))
 
 

@@ -102,3 +102,23 @@ def test_poly_of_the_segmentation_recipes():
     assert schedule(0) == pytest.approx(1e-4)
     assert schedule(40000) == pytest.approx(1e-6 + 9.9e-5 * 0.5**0.9)
     assert schedule(80000) == pytest.approx(1e-6)
+
+
+def test_steps_of_the_detection_recipes():
+    # MMDetection's "step" policy: a tenth from epochs 8 and 11 on, warmup from a ratio of 0.001.
+    config = TrainConfig(
+        scheduler="step",
+        lr_epochs=(8, 11),
+        epoch_size=12,
+        lr=1e-4,
+        min_lr=0.0,
+        warmup_epochs=0,
+        warmup_steps=500,
+        warmup_lr=1e-7,
+    )
+    schedule = create_schedule(config, 7330, 16)
+    for step in (0, 1, 250, 499):
+        assert schedule(step) == pytest.approx(1e-4 * (1 - (1 - step / 500) * 0.999))
+    assert schedule(500) == schedule(8 * 7330 - 1) == 1e-4
+    assert schedule(8 * 7330) == schedule(11 * 7330 - 1) == pytest.approx(1e-5)
+    assert schedule(11 * 7330) == schedule(12 * 7330 - 1) == pytest.approx(1e-6)

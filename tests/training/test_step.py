@@ -220,3 +220,30 @@ def test_global_norm_is_exact_for_many_elements():
 class _GlobalNorm(nn.Cell):
     def construct(self, a, b, c):
         return global_norm((a, b, c))
+
+
+class TrainsOnly(nn.Cell):
+    """A model whose output is 0 unless it trains; stochastic depth is such a thing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = ms.Parameter(Tensor(2.0, ms.float32), "weight")
+
+    def construct(self, images: Tensor, drop_path_mask: Tensor | None) -> Tensor:
+        return self.weight * ops.mean(images) if self.training else 0 * self.weight
+
+
+class Difference(nn.Cell):
+    def construct(self, output: Tensor, target: Tensor) -> Tensor:
+        return output - ops.mean(target)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_new_size_after_an_evaluation_is_trained_on(accumulation: int):
+    """The step compiles its graph then, while the model may still be in evaluation mode."""
+    model = TrainsOnly()
+    step = build_train_step(model, Difference(), accumulation=accumulation)
+    for side in (4, 6):
+        batch = MicroBatch(np.ones((1, 3, side, side), np.float32), np.zeros(1, np.float32))
+        assert step([batch] * accumulation, lr=1e-6).loss == pytest.approx(2, rel=1e-4)
+        model.set_train(False)

@@ -1,0 +1,82 @@
+"""Parameters and multiply-adds of the detectors, counted layer by layer."""
+
+from __future__ import annotations
+
+import math
+
+from mindtwins.detection.mask_rcnn import MASK_BINS, PROPOSALS
+from mindtwins.detection.postprocessing import MOST_DETECTIONS
+from mindtwins.detection.variants import DEFAULT_CLASSES, detector_shapes, split_name
+from mindtwins.models.complexity import Part, count_parameters, count_stages, format_parts
+from mindtwins.models.variants import VARIANTS
+
+LEVELS = 5
+
+
+def square_side(scale: tuple[int, int]) -> int:
+    """The side of the square, in whole strides, that has as many pixels as such a picture."""
+    return round(math.sqrt(math.prod(scale)) / 32) * 32 or 32
+
+
+def count(
+    name: str,
+    scale: tuple[int, int] = (1333, 800),
+    num_classes: int = DEFAULT_CLASSES,
+    in_channels: int = 3,
+) -> list[Part]:
+    """Count each stage, the pyramid and the heads of a detector for one image.
+
+    The image is a square of as many pixels as a picture of that scale; a Mask R-CNN has all of its
+    1000 proposals and 100 detections. Counted are the products of linear layers, convolutions and
+    attention. What a step keeps of the heads is the inputs and outputs of their convolutions.
+    """
+    head, backbone = split_name(name)
+    shapes = detector_shapes(name, num_classes, in_channels)
+    of_backbone = {
+        name.removeprefix("backbone."): shape
+        for name, shape in shapes.items()
+        if name.startswith("backbone.")
+    }
+    side = square_side(scale)
+    parts = count_stages(VARIANTS[backbone], of_backbone, side, in_channels, "floor")
+    sides = [part.output[-1] for part in parts]
+    levels = sides[1:] if head == "retinanet" else sides
+    while len(levels) < LEVELS:
+        levels = [*levels, -(-levels[-1] // 2)]
+    channels = shapes["neck.lateral_convs.0.conv.weight"][0]
+    pixels = sum(level**2 for level in levels)
+    pools = {
+        "neck.": ("pyramid", channels, 0),
+        "bbox_head.": ("heads", num_classes, pixels),
+        "rpn_head.": ("proposals", 1, pixels),
+        "roi_head.bbox_head.": ("box head", num_classes, PROPOSALS),
+        "roi_head.mask_head.": ("mask head", num_classes, MOST_DETECTIONS * MASK_BINS**2),
+    }
+    for prefix, (title, depth, places) in pools.items():
+        products = kept = 0
+        for key, shape in shapes.items():
+            if not key.startswith(prefix) or len(shape) < 2:
+                continue
+            at = places or _pixels_of_neck(key, levels)
+            if key.endswith("conv_logits.weight"):  # it sees four pixels in the place of each
+                at *= 4
+            products += math.prod(shape) * at
+            kept += (shape[0] + shape[1]) * at
+        if products:
+            size = (MASK_BINS * 2,) * 2 if title == "mask head" else (levels[0],) * 2
+            output = (depth,) if title == "box head" else (depth, *size)
+            parameters = count_parameters(shapes, (prefix,))
+            parts.append(Part(title, output, parameters, products, 0, kept))
+    return parts
+
+
+def _pixels_of_neck(name: str, levels: list[int]) -> int:
+    """How many pixels a convolution of the pyramid computes, known by its weight's name."""
+    return levels[int(name.split(".")[2])] ** 2
+
+
+def format_summary(
+    name: str, scale: tuple[int, int] = (1333, 800), num_classes: int = DEFAULT_CLASSES
+) -> str:
+    """The counts as a table for people, with their totals."""
+    return format_parts(name, square_side(scale), count(name, scale, num_classes))

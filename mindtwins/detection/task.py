@@ -1,0 +1,310 @@
+"""Object detection and instance segmentation: the boxes, classes and masks of objects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import ClassVar, cast
+
+from mindspore import nn
+
+from mindtwins.checkpoint import FORMAT_VERSION, Checkpoint
+from mindtwins.config import Config, InferConfig, TrainConfig
+from mindtwins.console import tell
+from mindtwins.data import text_files
+from mindtwins.data.decode import limit_pixels
+from mindtwins.data.loader import TrainingLoader
+from mindtwins.detection import coco, digits
+from mindtwins.detection.assignment import RETINANET, AnchorTask
+from mindtwins.detection.complexity import count, format_summary
+from mindtwins.detection.dataset import CocoDataset, find_coco
+from mindtwins.detection.detector import Detector
+from mindtwins.detection.digits import find_digits, write_detection_digits
+from mindtwins.detection.evaluator import DetectionEvaluator
+from mindtwins.detection.loader import build_detection_loader, build_detection_training_loader
+from mindtwins.detection.loss import RetinaNetLoss
+from mindtwins.detection.metrics import DetectionMetrics
+from mindtwins.detection.predict import describe, detect
+from mindtwins.detection.retinanet import RetinaNet
+from mindtwins.detection.transforms import SCALE, BatchSizes, DetectionTransform, TestTransform
+from mindtwins.detection.variants import create_detector, detector_metadata, split_name
+from mindtwins.errors import UserError
+from mindtwins.execution import Model, set_precision
+from mindtwins.models.complexity import Part
+from mindtwins.training.distributed import World
+from mindtwins.training.pretrained_backbone import load_backbone
+from mindtwins.training.recipe import (
+    asked_dialect,
+    check_data,
+    check_usable,
+    known_classes,
+    loader_options,
+    with_known_dataset,
+)
+from mindtwins.training.recorded import as_trained, describe_use, record, states
+
+
+class DetectionTask:
+    """See `mindtwins.training.task.Task`."""
+
+    datasets = ("coco", "digits")
+    score_name = "box AP"
+    curves: ClassVar = {
+        "test_box_ap": "box AP",
+        "test_box_ap50": "box AP50",
+        "test_box_ap_ema": "box AP, moving average",
+    }
+    # None, but a loss is divided by the objects' anchors of all images that share a pass.
+    has_batch_norms = True
+
+    preprocessing_options = ("resize_scale", "mean", "std", "exif_orientation")
+    data_options = ("dataset", "val_split")
+
+    def __init__(self, config: Config, checkpoint: Checkpoint | None = None) -> None:
+        config = as_trained(config, checkpoint, self.preprocessing_options, self.data_options)
+        self.config = with_known_dataset(config, self.datasets)
+        self.checkpoint = checkpoint
+        # What is trained has the classes of its data, as `class_names` or the annotations say.
+        is_training = isinstance(config, TrainConfig)
+        known = replace(self.config, class_names="") if is_training else self.config
+        self.classes = known_classes(known, checkpoint)
+        self._new_head = config.drop_head
+        if isinstance(config, TrainConfig) and self._has_masks() and not config.summary:
+            raise UserError(
+                f"{config.model} cannot be trained yet, only evaluated and used: train a RetinaNet,"
+                f" such as retinanet_{split_name(config.model)[1]}"
+            )
+
+    def _has_masks(self) -> bool:
+        return split_name(self.config.model)[0] == "maskrcnn"
+
+    def find_data(self, split: str) -> CocoDataset:
+        """The pictures of a split, "train" or "val", under the names that the recipe gives it.
+
+        Raises:
+            UserError: the folder or the annotation file is missing or not sound, or its categories
+                are not the classes of the model.
+        """
+        config = self.config
+        check_data(config, self.datasets)
+        limit_pixels(config.max_pixels)
+        is_training = split == "train"
+        names = self.classes
+        if is_training:
+            names = None
+            if config.class_names:
+                names = text_files.read_class_names(config.class_names, unique=True)
+        if config.dataset == "digits":
+            folder = write_detection_digits(config.data_dir)
+            data = find_digits(folder, split, masks=self._has_masks(), training=is_training)
+        else:
+            data = find_coco(
+                config.data_dir,
+                self._folder(split),
+                split=split,
+                classes=names,
+                masks=self._has_masks(),
+                training=is_training,
+                exif_orientation=config.exif_orientation,
+            )
+        if is_training and not states(config, "num_classes"):
+            self.config = replace(config, num_classes=data.num_classes)
+        elif data.num_classes != config.num_classes:
+            raise UserError(
+                f"{data.root} has {data.num_classes} classes, but num_classes is "
+                f"{config.num_classes}: set it to {data.num_classes}, or name the model's classes "
+                "with class_names"
+            )
+        self._compare_classes(data, is_training)
+        return data
+
+    def _folder(self, split: str) -> str:
+        """What the folder of a split is called: unless that is said, COCO's name or the split's."""
+        option = f"{split}_split"
+        name = getattr(self.config, option)
+        of_coco = f"{split}2017"
+        if not states(self.config, option) and os.path.isdir(
+            os.path.join(self.config.data_dir, of_coco)
+        ):
+            return of_coco
+        return name
+
+    def _compare_classes(self, data: CocoDataset, is_training: bool) -> None:
+        """Make sure that a label means to the model what it means in the data."""
+        before, self.classes = self.classes, data.classes
+        if self.checkpoint is None or self._new_head or before == data.classes:
+            return
+        path = self.checkpoint.path
+        width = self.checkpoint.stated.get("num_classes", self.config.num_classes)
+        if is_training and (before is not None or width != self.config.num_classes):
+            self._new_head = True
+            tell(
+                f"the classifier of {path} is for other classes: a new one for the "
+                f"{data.num_classes} of {data.root} starts in its place"
+            )
+        elif before is not None:
+            pairs = zip_longest(before, data.classes, fillvalue="no class")
+            there, here = next(pair for pair in pairs if pair[0] != pair[1])
+            raise UserError(
+                f"the classes of {data.root} are not those of {path}: {here!r} stands where that "
+                f"has {there!r}"
+            )
+        else:
+            tell(f"{path} does not name its classes: they are taken for those of {data.root}")
+
+    def check_same_classes(self, train: CocoDataset, val: CocoDataset) -> None:
+        """Both have the model's classes, by name."""
+
+    def entries(self, data: CocoDataset) -> Iterator[str]:
+        """`picture boxes labels`, paths relative to the folder of the pictures."""
+        for index, path in enumerate(data.paths):
+            objects = data.objects(index)
+            yield (
+                f"{os.path.relpath(path, data.root)} {objects.boxes.tolist()} "
+                f"{objects.labels.tolist()}"
+            )
+
+    def build_model(self, world: World) -> tuple[nn.Cell, dict]:
+        """The detector with its weights, and all that using them takes.
+
+        Raises:
+            UserError: unknown model, or a checkpoint that does not fit.
+        """
+        config = self.config
+        check_usable(self.checkpoint)
+        model = create_detector(
+            config.model,
+            config.num_classes,
+            ckpt_path=self.checkpoint,
+            drop_path_rate=config.drop_path_rate,
+            new_head=self._new_head,
+            **asked_dialect(config),
+        )
+        metadata = {
+            "format_version": FORMAT_VERSION,
+            **detector_metadata(config.model, config.num_classes, model.in_channels),
+            "dialect": asdict(model.dialect),
+            "postprocessing": asdict(model.postprocessing),
+            **self.use(),
+        }
+        if self.checkpoint is None and config.pretrained_backbone:
+            report = load_backbone(model, config.pretrained_backbone)
+            if world.is_main:
+                print(report)
+        return set_precision(model, config.amp_level), metadata
+
+    def use(self) -> dict:
+        """What a file of the model says of its use: classes, preprocessing and data."""
+        return describe_use(
+            self.classes,
+            "bilinear",
+            record(self.config, self.preprocessing_options),
+            record(self.config, self.data_options),
+        )
+
+    def training_loader(self, data: CocoDataset, world: World) -> TrainingLoader:
+        """This rank's augmented batches, with what is to be said of every anchor."""
+        config = self.config
+        transform = DetectionTransform(
+            config.mean,
+            config.std,
+            scale=config.resize_scale,
+            hflip=config.hflip,
+            multi_scale=config.multi_scale,
+        )
+        return build_detection_training_loader(
+            data,
+            transform,
+            AnchorTask(RetinaNet.strides, RetinaNet.scales, config.num_classes, RETINANET),
+            BatchSizes(SCALE if config.multi_scale else config.resize_scale, config.size_steps),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            accumulation=config.gradient_accumulation_steps,
+            options=loader_options(config, world),
+        )
+
+    def size_in_words(self) -> str:
+        """What the sides are limited to."""
+        long, short = SCALE if self.config.multi_scale else self.config.resize_scale
+        return f"up to {long} x {short} pixels"
+
+    def loss(self) -> nn.Cell:
+        """Focal loss of the anchors' classes, and how far their boxes are off."""
+        return RetinaNetLoss(self.config.num_classes)
+
+    def evaluator(self, model: Model, data: CocoDataset, world: World) -> DetectionEvaluator:
+        """COCO's average precision and recall, of boxes and, where there are some, of masks."""
+        config = self.config
+        loader = build_detection_loader(
+            data,
+            self.preprocessing(),
+            batch_size=config.eval_batch_size or 1,
+            options=loader_options(config, world),
+        )
+        return DetectionEvaluator(
+            cast(Detector, model), loader, self._has_masks(), world.is_main, world.exchange
+        )
+
+    def report(self, metrics: DetectionMetrics, data: CocoDataset) -> str:
+        """A table of the classes, and COCO's numbers."""
+        return f"{metrics.table(data.classes)}\n{metrics}"
+
+    def result(self, metrics: DetectionMetrics, data: CocoDataset) -> dict:
+        """COCO's numbers, and those of each class."""
+        return metrics.result(data.classes)
+
+    def class_names(self) -> Sequence[str]:
+        """The lines of `class_names`, the checkpoint's names, those of the data set, or numbers.
+
+        The digits' only where `dataset` says so; any other model of 80 classes is taken for one of
+        COCO, as the published ones are.
+        """
+        if self.classes is not None:
+            return self.classes
+        known = digits.CLASSES if self.config.dataset == "digits" else coco.CLASSES
+        if len(known) == self.config.num_classes:
+            return known
+        return [f"class {i}" for i in range(self.config.num_classes)]
+
+    def predict(self, model: Model, files: Sequence[Path]) -> Iterator[dict]:
+        """The objects in each image; see `mindtwins.detection.predict.detect`."""
+        config = cast(InferConfig, self.config)  # no other recipe says `least_score`
+        limit_pixels(config.max_pixels)
+        return detect(
+            cast(Detector, model),
+            self.preprocessing(),
+            files,
+            self.class_names(),
+            Path(config.output_dir),
+            least_score=config.least_score,
+            skip_bad_images=config.skip_bad_images,
+            exif_orientation=config.exif_orientation,
+        )
+
+    def describe(self, prediction: dict) -> str:
+        """The file, its surest objects, and where the drawing is."""
+        return describe(prediction, cast(InferConfig, self.config).top_k)
+
+    def captioned(self, prediction: dict) -> tuple[str, str]:
+        """The drawing and the surest object."""
+        objects = prediction["objects"]
+        if not objects:
+            return prediction["overlay"], "nothing found"
+        return prediction["overlay"], f"{objects[0]['name']} ({100 * objects[0]['score']:.0f} %)"
+
+    def preprocessing(self) -> TestTransform:
+        """From an RGB picture to what the detector sees, and how the picture lies in it."""
+        config = self.config
+        return TestTransform(config.mean, config.std, scale=config.resize_scale)
+
+    def parts(self) -> list[Part]:
+        """The stages, the pyramid and the heads, counted for a picture of the training's scale."""
+        return count(self.config.model, self.config.resize_scale, self.config.num_classes)
+
+    def summary(self) -> str:
+        """Parameters and multiply-adds per part, at the scale of the pictures."""
+        config = self.config
+        return format_summary(config.model, config.resize_scale, config.num_classes)
