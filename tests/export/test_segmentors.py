@@ -23,6 +23,7 @@ from mindtwins.errors import UserError
 from mindtwins.export.mindir_model import MindirModel
 from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.reference.weights import randomize
+from mindtwins.segmentation.export import SegmentorExport
 from mindtwins.tasks import KINDS
 
 # 200 x 260 pads windows on both axes in three stages and on one in the last, 448 x 512 on one
@@ -75,7 +76,10 @@ def test_published_segmentors(name, tmp_path, save_segmentor, write):
     assert name in mindtwins.list_segmentors()
     reference = save_segmentor(tmp_path / "x.ckpt", name, 150)
     write(tmp_path / "x.ckpt", tmp_path / "x.onnx")
-    assert max(deviations(tmp_path / "x.onnx", reference, ((1, 512, 512), (1, 200, 260)))) < 1e-5
+    # What an export may deviate: on a processor without AVX-512 onnxruntime's convolutions of
+    # UPerNet round by 1.3e-5, and by 4e-6 on one that has it.
+    found = deviations(tmp_path / "x.onnx", reference, ((1, 512, 512), (1, 200, 260)))
+    assert max(found) < SegmentorExport.tolerated
 
 
 def test_the_auxiliary_head_stays_out(tmp_path, save_segmentor, write):
