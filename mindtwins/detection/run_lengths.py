@@ -17,6 +17,9 @@ from mindtwins.detection.cocotools import cocotools
 
 # A polygon has three corners, of two numbers each.
 SHORTEST_POLYGON = 6
+# How far a corner may lie outside of the picture, in sides of it. pycocotools walks along each edge
+# pixel by pixel in numbers of 32 bits, and ends the process where they overflow.
+_FARTHEST = 10
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -58,13 +61,13 @@ def describe_flaw(segmentation: Any, height: int, width: int) -> str:
         width: of it.
     """
     if isinstance(segmentation, list):
-        return _polygons_flaw(segmentation)
+        return _polygons_flaw(segmentation, height, width)
     if isinstance(segmentation, dict):
         return _code_flaw(segmentation, height, width)
     return "has no segmentation, neither polygons nor a run-length code"
 
 
-def _polygons_flaw(polygons: list) -> str:
+def _polygons_flaw(polygons: list, height: int, width: int) -> str:
     if not polygons:
         return "has a segmentation without a polygon of three corners"
     for polygon in polygons:
@@ -72,6 +75,12 @@ def _polygons_flaw(polygons: list) -> str:
             return "has a polygon that is no list of finite numbers"
         if len(polygon) % 2 or len(polygon) < SHORTEST_POLYGON:
             return f"has a polygon of {len(polygon)} numbers, not of three x y pairs or more"
+        for numbers, side in ((polygon[::2], width), (polygon[1::2], height)):
+            if min(numbers) < -_FARTHEST * side or max(numbers) > (_FARTHEST + 1) * side:
+                return (
+                    f"has a polygon with a corner more than {_FARTHEST} times the picture's "
+                    f"{width} x {height} pixels outside of it"
+                )
     return ""
 
 

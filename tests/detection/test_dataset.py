@@ -232,6 +232,15 @@ def code(counts: object, size: object = (45, 60)) -> Change:
         (with_first(segmentation=[[1, 2, 3, 4]]), "without a polygon of three corners"),
         (with_first(segmentation=[[1] * 7]), "annotation 5 has a polygon of 7 numbers"),
         (with_first(segmentation=["1 2"]), "annotation 5 has a polygon that is no list"),
+        *(
+            (with_first(segmentation=[corners]), "annotation 5 has a polygon with a corner more")
+            for corners in (
+                [1e12, 1, 5, 1, 5, 5],
+                [1e300, 1, 5, 1, 5, 5],
+                [661, 1, 5, 1, 5, 5],
+                [1, 1, 5, 1, 5, -451],
+            )
+        ),
         (
             code([2700], [60, 45]),
             "annotation 5 has a run-length code of the size [60, 45], but its picture is 45 high",
@@ -307,6 +316,14 @@ def test_polygons_are_merged() -> None:
     single = [mask_tools.decode(mask_tools.frPyObjects([part], 10, 12))[:, :, 0] for part in parts]
     np.testing.assert_array_equal(whole, single[0] | single[1])
     assert whole.sum() == 16 + 30 - 4
+
+
+def test_polygons_may_leave_the_picture(coco_folder: Path) -> None:
+    data = content()
+    with_first(segmentation=[[-600, -450, 660, -450, 660, 495, -600, 495]])(data)
+    rewrite(coco_folder, data)
+    masks = dataset(coco_folder, masks=True).read(0)[1].masks
+    assert masks is not None and masks[0].all()
 
 
 def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
