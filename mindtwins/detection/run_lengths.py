@@ -7,7 +7,6 @@ in digits of five bits, the lowest first, with a sixth bit where another digit f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,8 @@ SHORTEST_POLYGON = 6
 # How far a corner may lie outside of the picture, in sides of it. pycocotools walks along each edge
 # pixel by pixel in numbers of 32 bits, and ends the process where they overflow.
 _FARTHEST = 10
+# No number of a picture is as large, not even an area of it. JSON has whole numbers of any length.
+_LARGEST = 1e12
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -72,7 +73,7 @@ def _polygons_flaw(polygons: list, height: int, width: int) -> str:
         return "has a segmentation without a polygon of three corners"
     for polygon in polygons:
         if not isinstance(polygon, list) or not are_finite(polygon):
-            return "has a polygon that is no list of finite numbers"
+            return f"has a polygon that is no list of numbers below {_LARGEST:g}"
         if len(polygon) % 2 or len(polygon) < SHORTEST_POLYGON:
             return f"has a polygon of {len(polygon)} numbers, not of three x y pairs or more"
         for numbers, side in ((polygon[::2], width), (polygon[1::2], height)):
@@ -92,18 +93,19 @@ def _code_flaw(code: dict, height: int, width: int) -> str:
             f"{width} wide"
         )
     if isinstance(counts, str):
-        lengths = read_counts(counts)
-    elif isinstance(counts, list) and all(isinstance(count, int) for count in counts):
-        lengths = np.array(counts, dtype=np.int64)
-    else:
-        lengths = None
-    if lengths is None or (lengths < 0).any():
+        read = read_counts(counts)
+        counts = None if read is None else read.tolist()
+    pixels = height * width
+    # Numbers of Python, which do not wrap around.
+    if not isinstance(counts, list) or not all(
+        isinstance(count, int) and 0 <= count <= pixels for count in counts
+    ):
         return "has a run-length code that is damaged"
-    total = int(lengths.sum())
-    if total != height * width:
+    total = sum(counts)
+    if total != pixels:
         return (
             f"has a run-length code of {total} pixels, but its picture has "
-            f"{height} x {width} = {height * width}"
+            f"{height} x {width} = {pixels}"
         )
     return ""
 
@@ -129,5 +131,5 @@ def read_counts(text: str) -> np.ndarray | None:
 
 
 def are_finite(values: Sequence[Any]) -> bool:
-    """Whether all of them are numbers, and finite."""
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    """Whether all of them are numbers, and of a size that one of a picture can have."""
+    return all(isinstance(value, int | float) and abs(value) < _LARGEST for value in values)
