@@ -11,6 +11,7 @@ from mindspore import Tensor, nn
 from mindtwins.detection.boxes import anchors_of_level
 from mindtwins.detection.detections import Detections, Geometry
 from mindtwins.detection.postprocessing import PostProcessing
+from mindtwins.errors import UserError
 from mindtwins.models.feature_pyramid import FeaturePyramid
 from mindtwins.models.twins import Backbone, Dialect, check_images
 
@@ -89,6 +90,7 @@ class Detector(nn.Cell):
             geometries: of each picture.
 
         Raises:
+            UserError: the network's outputs are not finite.
             ValueError: there are not as many geometries as images.
         """
         if len(geometries) != images.shape[0]:
@@ -108,5 +110,15 @@ class Detector(nn.Cell):
 
 
 def arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """The values of tensors, float32."""
-    return [tensor.asnumpy().astype(np.float32, copy=False) for tensor in tensors]
+    """The values of a head's outputs, float32.
+
+    Raises:
+        UserError: some are not finite, which no box or mask can be made of.
+    """
+    values = [tensor.asnumpy().astype(np.float32, copy=False) for tensor in tensors]
+    if not all(np.isfinite(array).all() for array in values):
+        raise UserError(
+            "the detector's outputs are not all finite numbers: its weights are damaged or of a "
+            "training that diverged, or fp16 is too narrow for them, where amp_level O0 is not"
+        )
+    return values

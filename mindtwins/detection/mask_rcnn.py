@@ -198,13 +198,13 @@ class MaskRCNN(Detector):
                 find_objects(own, classes[rows], moves[rows], geometry, self.postprocessing)
             )
         rois = _padded([boxes for boxes, _ in found], MOST_DETECTIONS)
-        masks = self.roi_head.mask_head(self.mask_pooling(levels, rois)).asnumpy()
+        (masks,) = arrays([self.roi_head.mask_head(self.mask_pooling(levels, rois))])
         masks = masks.reshape(len(found), MOST_DETECTIONS, *masks.shape[1:])
         detections = []
         for (boxes, objects), drawn, geometry in zip(found, masks, geometries, strict=True):
             of_class = drawn[np.arange(len(boxes)), :, :, objects.labels]
             pasted = paste(
-                sigmoid(of_class.astype(np.float32)),
+                sigmoid(of_class),
                 # As there, where they are scaled and scaled back: that changes a last bit.
                 boxes / geometry.scale_factor,
                 geometry.original_height,
