@@ -83,7 +83,8 @@ class Detector(nn.Cell):
     def predict(self, images: Tensor, geometries: Sequence[Geometry]) -> list[Detections]:
         """The objects in each of a batch of images (N, C, H, W).
 
-        The network's parts are graphs of fixed shapes; what is between them runs on arrays.
+        The network's parts are graphs of fixed shapes; what is between them runs on arrays. A
+        detector in training evaluates for this call, without stochastic depth.
 
         Args:
             images: normalized, padded at the bottom and the right.
@@ -95,7 +96,13 @@ class Detector(nn.Cell):
         """
         if len(geometries) != images.shape[0]:
             raise ValueError(f"{images.shape[0]} images have {len(geometries)} geometries")
-        return self._detect(images, geometries)
+        if not self.training:
+            return self._detect(images, geometries)
+        self.set_train(False)
+        try:
+            return self._detect(images, geometries)
+        finally:
+            self.set_train()
 
     def _detect(self, images: Tensor, geometries: Sequence[Geometry]) -> list[Detections]:
         raise NotImplementedError

@@ -42,3 +42,24 @@ def test_what_is_not_finite_is_refused(
     given[kind][2][0, 0, 1] = value
     with pytest.raises(UserError, match="outputs are not all finite numbers"):
         detector.predict(IMAGES, [GEOMETRY])
+
+
+def test_prediction_evaluates(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the detector does otherwise, and after an error too."""
+    logits, deltas = outputs(detector)
+    modes = []
+
+    def compute(self: Detector, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        modes.append([cell.training for _, cell in self.cells_and_names()])
+        return [Tensor(a) for a in logits], [Tensor(a) for a in deltas]
+
+    monkeypatch.setattr(RetinaNet, "__call__", compute)
+    detector.predict(IMAGES, [GEOMETRY])
+    detector.set_train()
+    detector.predict(IMAGES, [GEOMETRY])
+    assert all(cell.training for _, cell in detector.cells_and_names())
+    logits[0][:] = np.nan
+    with pytest.raises(UserError):
+        detector.predict(IMAGES, [GEOMETRY])
+    assert all(cell.training for _, cell in detector.cells_and_names())
+    assert not np.any(modes)
