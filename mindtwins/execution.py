@@ -17,8 +17,10 @@ from mindtwins.layers import (
     CrossAttention,
     Dense,
     DepthwiseConv3x3,
+    Float32Cell,
     LayerNorm,
     PatchConv,
+    TransposedConv2x2,
     WindowAttention,
 )
 
@@ -26,13 +28,13 @@ from mindtwins.layers import (
 Model: TypeAlias = nn.Cell | Callable[[np.ndarray], np.ndarray]
 
 # What an fp16 level computes in float32, and what O1 computes in fp16. Statistics over a batch are
-# always float32.
+# always float32, and so is what says so by its class.
 _SENSITIVE = {
-    "O1": (LayerNorm, BatchNorm, WindowAttention, CrossAttention),
-    "O2": (LayerNorm, BatchNorm),
-    "O3": (BatchNorm,),
+    "O1": (LayerNorm, BatchNorm, WindowAttention, CrossAttention, Float32Cell),
+    "O2": (LayerNorm, BatchNorm, Float32Cell),
+    "O3": (BatchNorm, Float32Cell),
 }
-_PRODUCTS = (Dense, PatchConv, DepthwiseConv3x3, Conv1x1, Conv3x3)
+_PRODUCTS = (Dense, PatchConv, DepthwiseConv3x3, Conv1x1, Conv3x3, TransposedConv2x2)
 
 
 def use_device(device_target: str, allow_tf32: bool = False) -> None:

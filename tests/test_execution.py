@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from mindtwins.detection.variants import create_detector
 from mindtwins.errors import UserError
 from mindtwins.execution import set_precision, use_device
+from mindtwins.layers import TransposedConv2x2
 from mindtwins.models import create_model
 from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.segmentation.variants import create_segmentor
@@ -115,3 +117,25 @@ def test_other_devices_have_no_tf32(monkeypatch):
 def test_an_unusable_device_is_one_sentence():
     with pytest.raises(UserError, match="cannot use device_target Ascend"):
         use_device("Ascend")
+
+
+@pytest.mark.parametrize("level", ["O2", "O3"])
+def test_regions_stay_where_they_are(level: str):
+    """In fp16 the area of the first is infinite, so it would be taken from another level."""
+    random = np.random.default_rng(0)
+    # What fp16 holds, as the levels of a pyramid in it are.
+    levels = [random.normal(size=(1, n, n, 2)).astype(np.float16) for n in (160, 80, 40, 20)]
+    rois = np.array([[0, 10, 20, 310, 320], [0, 500.13, 7, 630.7, 90.2]], np.float32)
+
+    def features(level: str, dtype: ms.Type) -> np.ndarray:
+        detector = set_precision(create_detector("maskrcnn_svt_tiny"), level)
+        maps = tuple(Tensor(values, dtype) for values in levels)
+        return detector.box_pooling(maps, Tensor(rois)).asnumpy()
+
+    expected = features("O0", ms.float32)
+    np.testing.assert_array_equal(features(level, ms.float16), expected)
+
+
+def test_a_transposed_convolution_is_a_product():
+    layer = set_precision(TransposedConv2x2(2, 2), "O1")
+    assert layer(Tensor(np.ones((1, 2, 2, 2), np.float32))).dtype == ms.float16

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -142,8 +142,7 @@ class GroupSampler(TrainingSampler):
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps per epoch, the groups filled up."""
-        _, counts = np.unique(self.groups, return_counts=True)
-        return int((-(-counts // self._multiple) * self._multiple).sum()) // self.global_batch
+        return self._steps_per_epoch
 
     def positions(self, micro: int) -> np.ndarray:
         """Return this rank's positions in the global batch for a micro-batch: a run, int64 (b,)."""
@@ -152,7 +151,18 @@ class GroupSampler(TrainingSampler):
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the order of the images in an epoch, in which some occur twice, int64 (n,)."""
-        return _grouped_order(self.groups, self._multiple, self.unit, self.seed, epoch)
+        return _grouped_order(self._groups, self._multiple, self.unit, self.seed, epoch)
+
+    # Both are asked for with every batch, where there may be 100,000 images.
+    @cached_property
+    def _steps_per_epoch(self) -> int:
+        _, counts = np.unique(self.groups, return_counts=True)
+        return int((-(-counts // self._multiple) * self._multiple).sum()) // self.global_batch
+
+    @cached_property
+    def _groups(self) -> bytes:
+        """The groups, int64, as an object that keeps its hash."""
+        return np.array(self.groups, dtype=np.int64).tobytes()
 
     @property
     def _multiple(self) -> int:
@@ -161,11 +171,9 @@ class GroupSampler(TrainingSampler):
 
 
 @lru_cache(maxsize=2)  # as `epoch_order`
-def _grouped_order(
-    groups: tuple[int, ...], multiple: int, unit: int, seed: int, epoch: int
-) -> np.ndarray:
+def _grouped_order(groups: bytes, multiple: int, unit: int, seed: int, epoch: int) -> np.ndarray:
     rng = generator_at(seed, Purpose.SHUFFLE, epoch)
-    of_image = np.array(groups)
+    of_image = np.frombuffer(groups, dtype=np.int64)
     units = []
     for group in np.unique(of_image):
         members = rng.permutation(np.flatnonzero(of_image == group))

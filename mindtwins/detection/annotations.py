@@ -67,7 +67,7 @@ def read_annotations(path: str | os.PathLike[str], masks: bool = False) -> Annot
     if count > 1:
         _refuse(path, f"{count} categories are called {name!r}")
     annotations = [
-        _complete(annotation, images, path, masks)
+        _complete(annotation, images, names, path, masks)
         for annotation in _entries(data, "annotations", path).values()
     ]
     return AnnotationFile(path, images, names, annotations)
@@ -108,13 +108,19 @@ def _entries(data: dict[str, Any], kind: str, path: str) -> dict[Any, dict[str, 
 
 
 def _complete(
-    annotation: dict[str, Any], images: dict[Any, dict[str, Any]], path: str, masks: bool
+    annotation: dict[str, Any],
+    images: dict[Any, dict[str, Any]],
+    categories: dict[int, str],
+    path: str,
+    masks: bool,
 ) -> dict[str, Any]:
     """A checked annotation with all that is needed of it."""
     image = images.get(annotation["image_id"])
     what = f"annotation {annotation['id']!r}"
     if image is None:
         _refuse(path, f"{what} is of image {annotation['image_id']!r}, which there is not")
+    if annotation["category_id"] not in categories:
+        _refuse(path, f"{what} is of category {annotation['category_id']}, which there is not")
     box = annotation["bbox"]
     if len(box) != 4 or not are_finite(box) or min(box[2:]) < 0:
         _refuse(path, f"{what} has the box {box}, not x, y, a width and a height")

@@ -11,6 +11,7 @@ from mindspore import Tensor, nn
 from mindtwins.detection.boxes import anchors_of_level
 from mindtwins.detection.detections import Detections, Geometry
 from mindtwins.detection.postprocessing import PostProcessing
+from mindtwins.errors import UserError
 from mindtwins.models.feature_pyramid import FeaturePyramid
 from mindtwins.models.twins import Backbone, Dialect, check_images
 
@@ -82,18 +83,26 @@ class Detector(nn.Cell):
     def predict(self, images: Tensor, geometries: Sequence[Geometry]) -> list[Detections]:
         """The objects in each of a batch of images (N, C, H, W).
 
-        The network's parts are graphs of fixed shapes; what is between them runs on arrays.
+        The network's parts are graphs of fixed shapes; what is between them runs on arrays. A
+        detector in training evaluates for this call, without stochastic depth.
 
         Args:
             images: normalized, padded at the bottom and the right.
             geometries: of each picture.
 
         Raises:
+            UserError: the network's outputs are not finite.
             ValueError: there are not as many geometries as images.
         """
         if len(geometries) != images.shape[0]:
             raise ValueError(f"{images.shape[0]} images have {len(geometries)} geometries")
-        return self._detect(images, geometries)
+        if not self.training:
+            return self._detect(images, geometries)
+        self.set_train(False)
+        try:
+            return self._detect(images, geometries)
+        finally:
+            self.set_train()
 
     def _detect(self, images: Tensor, geometries: Sequence[Geometry]) -> list[Detections]:
         raise NotImplementedError
@@ -108,5 +117,15 @@ class Detector(nn.Cell):
 
 
 def arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """The values of tensors, float32."""
-    return [tensor.asnumpy().astype(np.float32, copy=False) for tensor in tensors]
+    """The values of a head's outputs, float32.
+
+    Raises:
+        UserError: some are not finite, which no box or mask can be made of.
+    """
+    values = [tensor.asnumpy().astype(np.float32, copy=False) for tensor in tensors]
+    if not all(np.isfinite(array).all() for array in values):
+        raise UserError(
+            "the detector's outputs are not all finite numbers: its weights are damaged or of a "
+            "training that diverged, or fp16 is too narrow for them, where amp_level O0 is not"
+        )
+    return values

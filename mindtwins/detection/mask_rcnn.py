@@ -32,6 +32,7 @@ from mindtwins.layers import (
     Conv1x1,
     Conv3x3,
     Dense,
+    Float32Cell,
     TransposedConv2x2,
     channels_first,
     roi_align,
@@ -91,6 +92,21 @@ def pool(levels: tuple[Tensor, ...], rois: Tensor, bins: int) -> Tensor:
     return roi_align(levels[: len(_ROI_STRIDES)], ops.concat((image, level, *corners), 1), bins)
 
 
+class RegionPooling(Float32Cell):
+    """`pool` as a cell, in float32 at every level of precision.
+
+    In fp16 corners would move by up to half a pixel, and areas from 256 x 256 on are infinite.
+    """
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+
+    def construct(self, levels: tuple[Tensor, ...], rois: Tensor) -> Tensor:
+        """See `pool`."""
+        return pool(levels, rois, self.bins)
+
+
 class BoxHead(nn.Cell):
     """Features of regions -> classes and boxes, by two layers that both share.
 
@@ -109,16 +125,12 @@ class BoxHead(nn.Cell):
         self.fc_cls = Dense(hidden, num_classes + 1, Normal(0.01))
         self.fc_reg = Dense(hidden, 4 * num_classes, Normal(0.001))
 
-    def classify(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def construct(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(n, 7, 7, channels) -> logits (n, num_classes + 1), deltas (n, num_classes * 4)."""
         x = ops.reshape(channels_first(features), (features.shape[0], -1))
         for layer in self.shared_fcs:
             x = ops.relu(layer(x))
         return self.fc_cls(x), self.fc_reg(x)
-
-    def construct(self, levels: tuple[Tensor, ...], rois: Tensor) -> tuple[Tensor, Tensor]:
-        """Pyramid and regions (n, 5), see `pool` -> what `classify` gives."""
-        return self.classify(pool(levels, rois, BOX_BINS))
 
 
 class MaskHead(nn.Cell):
@@ -132,16 +144,12 @@ class MaskHead(nn.Cell):
             channels, num_classes, weight_init=Normal(math.sqrt(2 / num_classes))
         )
 
-    def draw(self, features: Tensor) -> Tensor:
+    def construct(self, features: Tensor) -> Tensor:
         """(n, 14, 14, channels) -> logits (n, 28, 28, num_classes)."""
         x = features
         for unit in self.convs:
             x = unit(x)
         return self.conv_logits(ops.relu(self.upsample(x)))
-
-    def construct(self, levels: tuple[Tensor, ...], rois: Tensor) -> Tensor:
-        """Pyramid and regions (n, 5), see `pool` -> what `draw` gives."""
-        return self.draw(pool(levels, rois, MASK_BINS))
 
 
 class RoIHead(nn.Cell):
@@ -154,7 +162,11 @@ class RoIHead(nn.Cell):
 
 
 class MaskRCNN(Detector):
-    """See `Detector`; `rpn_head` proposes regions and `roi_head` says what is in them."""
+    """See `Detector`; `rpn_head` proposes regions and `roi_head` says what is in them.
+
+    Attributes:
+        box_pooling, mask_pooling: what the two heads see of a region.
+    """
 
     strides = (4, 8, 16, 32, 64)
     scales = (8.0,)
@@ -163,6 +175,8 @@ class MaskRCNN(Detector):
         super().__init__(*args)
         self.rpn_head = rpn_head
         self.roi_head = roi_head
+        self.box_pooling = RegionPooling(BOX_BINS)
+        self.mask_pooling = RegionPooling(MASK_BINS)
 
     def construct(
         self, images: Tensor, drop_path_mask: Tensor | None = None
@@ -175,7 +189,8 @@ class MaskRCNN(Detector):
     def _detect(self, images: Tensor, geometries: Sequence[Geometry]) -> list[Detections]:
         levels, logits, deltas = self(images)
         regions = self.propose(arrays(logits), arrays(deltas), images.shape[2:], geometries)
-        classes, moves = arrays(self.roi_head.bbox_head(levels, _padded(regions, PROPOSALS)))
+        features = self.box_pooling(levels, _padded(regions, PROPOSALS))
+        classes, moves = arrays(self.roi_head.bbox_head(features))
         found = []
         for i, (own, geometry) in enumerate(zip(regions, geometries, strict=True)):
             rows = slice(i * PROPOSALS, i * PROPOSALS + len(own))
@@ -183,13 +198,13 @@ class MaskRCNN(Detector):
                 find_objects(own, classes[rows], moves[rows], geometry, self.postprocessing)
             )
         rois = _padded([boxes for boxes, _ in found], MOST_DETECTIONS)
-        masks = self.roi_head.mask_head(levels, rois).asnumpy()
+        (masks,) = arrays([self.roi_head.mask_head(self.mask_pooling(levels, rois))])
         masks = masks.reshape(len(found), MOST_DETECTIONS, *masks.shape[1:])
         detections = []
         for (boxes, objects), drawn, geometry in zip(found, masks, geometries, strict=True):
             of_class = drawn[np.arange(len(boxes)), :, :, objects.labels]
             pasted = paste(
-                sigmoid(of_class.astype(np.float32)),
+                sigmoid(of_class),
                 # As there, where they are scaled and scaled back: that changes a last bit.
                 boxes / geometry.scale_factor,
                 geometry.original_height,

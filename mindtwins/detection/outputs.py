@@ -46,8 +46,8 @@ class DetectorOutputs(nn.Cell):
         logits, deltas = detector.rpn_head(levels)
         rois = example_rois(*images.shape)
         features = pool(levels, rois, BOX_BINS)
-        classified = detector.roi_head.bbox_head.classify(features)
-        masks = detector.roi_head.mask_head.draw(pool(levels, rois, MASK_BINS))
+        classified = detector.roi_head.bbox_head(features)
+        masks = detector.roi_head.mask_head(pool(levels, rois, MASK_BINS))
         outputs = (*outputs, *logits, *deltas, channels_first(features), *classified)
         return (*outputs, channels_first(masks))
 

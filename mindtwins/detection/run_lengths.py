@@ -7,7 +7,6 @@ in digits of five bits, the lowest first, with a sixth bit where another digit f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,11 @@ from mindtwins.detection.cocotools import cocotools
 
 # A polygon has three corners, of two numbers each.
 SHORTEST_POLYGON = 6
+# How far a corner may lie outside of the picture, in sides of it. pycocotools walks along each edge
+# pixel by pixel in numbers of 32 bits, and ends the process where they overflow.
+_FARTHEST = 10
+# No number of a picture is as large, not even an area of it. JSON has whole numbers of any length.
+_LARGEST = 1e12
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -58,20 +62,26 @@ def describe_flaw(segmentation: Any, height: int, width: int) -> str:
         width: of it.
     """
     if isinstance(segmentation, list):
-        return _polygons_flaw(segmentation)
+        return _polygons_flaw(segmentation, height, width)
     if isinstance(segmentation, dict):
         return _code_flaw(segmentation, height, width)
     return "has no segmentation, neither polygons nor a run-length code"
 
 
-def _polygons_flaw(polygons: list) -> str:
+def _polygons_flaw(polygons: list, height: int, width: int) -> str:
     if not polygons:
         return "has a segmentation without a polygon of three corners"
     for polygon in polygons:
         if not isinstance(polygon, list) or not are_finite(polygon):
-            return "has a polygon that is no list of finite numbers"
+            return f"has a polygon that is no list of numbers below {_LARGEST:g}"
         if len(polygon) % 2 or len(polygon) < SHORTEST_POLYGON:
             return f"has a polygon of {len(polygon)} numbers, not of three x y pairs or more"
+        for numbers, side in ((polygon[::2], width), (polygon[1::2], height)):
+            if min(numbers) < -_FARTHEST * side or max(numbers) > (_FARTHEST + 1) * side:
+                return (
+                    f"has a polygon with a corner more than {_FARTHEST} times the picture's "
+                    f"{width} x {height} pixels outside of it"
+                )
     return ""
 
 
@@ -83,18 +93,19 @@ def _code_flaw(code: dict, height: int, width: int) -> str:
             f"{width} wide"
         )
     if isinstance(counts, str):
-        lengths = read_counts(counts)
-    elif isinstance(counts, list) and all(isinstance(count, int) for count in counts):
-        lengths = np.array(counts, dtype=np.int64)
-    else:
-        lengths = None
-    if lengths is None or (lengths < 0).any():
+        read = read_counts(counts)
+        counts = None if read is None else read.tolist()
+    pixels = height * width
+    # Numbers of Python, which do not wrap around.
+    if not isinstance(counts, list) or not all(
+        isinstance(count, int) and 0 <= count <= pixels for count in counts
+    ):
         return "has a run-length code that is damaged"
-    total = int(lengths.sum())
-    if total != height * width:
+    total = sum(counts)
+    if total != pixels:
         return (
             f"has a run-length code of {total} pixels, but its picture has "
-            f"{height} x {width} = {height * width}"
+            f"{height} x {width} = {pixels}"
         )
     return ""
 
@@ -120,5 +131,5 @@ def read_counts(text: str) -> np.ndarray | None:
 
 
 def are_finite(values: Sequence[Any]) -> bool:
-    """Whether all of them are numbers, and finite."""
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    """Whether all of them are numbers, and of a size that one of a picture can have."""
+    return all(isinstance(value, int | float) and abs(value) < _LARGEST for value in values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore.nn.utils import no_init_parameters
@@ -134,8 +134,7 @@ def create_detector(
         sr_epsilon=sr_epsilon,
     )
     if postprocessing is None:
-        recorded = checkpoint.stated.get("postprocessing", {}) if checkpoint is not None else {}
-        postprocessing = replace(PostProcessing(), **recorded)
+        postprocessing = _recorded_postprocessing(checkpoint)
     detector = _build(name, num_classes, in_channels, dialect, postprocessing, drop_path_rate)
     if checkpoint is not None:
         expected = detector_metadata(name, num_classes, in_channels)
@@ -156,6 +155,23 @@ def detector_metadata(name: str, num_classes: int, in_channels: int) -> dict:
         "num_classes": num_classes,
         "in_channels": in_channels,
     }
+
+
+def _recorded_postprocessing(checkpoint: Checkpoint | None) -> PostProcessing:
+    """What a checkpoint records; where it says nothing, that of MMDetection 2.8.0.
+
+    Raises:
+        UserError: it records what there is not.
+    """
+    if checkpoint is None:
+        return PostProcessing()
+    recorded = checkpoint.stated.get("postprocessing", {})
+    if not isinstance(recorded, dict) or not recorded.keys() <= vars(PostProcessing()).keys():
+        raise UserError(
+            f"the checkpoint {checkpoint.path} records the postprocessing {recorded!r}, which is "
+            f"none of {', '.join(vars(PostProcessing()))}: state create_detector's postprocessing"
+        )
+    return PostProcessing(**recorded)
 
 
 def _build(

@@ -182,7 +182,7 @@ def _read_fetched(repository: Repository, path: Path) -> Source:
     """A PyTorch file of a repository: the sum of the bytes that are read is the one that counts."""
     try:
         source = read_source(path)
-    except UserError:
+    except Exception:  # of whatever kind: libraries parse it
         check_announced(repository, path)  # what the hub announced cannot be read, or it is damage
         raise
     check_announced(repository, path, None if source.shards else source.sha256)

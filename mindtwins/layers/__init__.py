@@ -23,6 +23,7 @@ from mindtwins.layers.dense_convolution import (
     TransposedConv2x2,
 )
 from mindtwins.layers.device import decided_in_python, formulation, use_formulation
+from mindtwins.layers.float32 import Float32Cell
 from mindtwins.layers.linear import Dense, DenseGELU
 from mindtwins.layers.normalization import LayerNorm
 from mindtwins.layers.padding import crop_top_left, pad_bottom_right
@@ -53,6 +54,7 @@ __all__ = [
     "Dense",
     "DenseGELU",
     "DepthwiseConv3x3",
+    "Float32Cell",
     "LayerNorm",
     "PatchConv",
     "TransposedConv2x2",

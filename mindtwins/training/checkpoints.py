@@ -7,7 +7,8 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -117,29 +118,43 @@ def set_aside(
         Path to the new name.
 
     Raises:
-        UserError: that cannot be; what was done is undone.
+        UserError: that cannot be; what was done is undone, or said where that cannot be either.
     """
     copied = copied or {}
-    names = {}
-    with contextlib.ExitStack() as undoing:
-        # Copies first: they are what a full disk has no room for.
-        for path, why in [*copied.items(), *renamed.items()]:
-            target = _free_name(path, why)
-            try:
-                if path in copied:
-                    undoing.callback(target.unlink, missing_ok=True)
-                    shutil.copy2(path, target)
-                else:
-                    path.rename(target)
-                    undoing.callback(target.rename, path)
-            except OSError as error:
-                raise UserError(
-                    f"cannot keep {path} as {target.name}: {error.strerror}; all files are as they"
-                    " were"
-                ) from error
-            names[path] = target.name
-        undoing.pop_all()
+    names: dict[Path, str] = {}
+    undoing: list[tuple[Callable[[], object], str]] = []
+    # Copies first: they are what a full disk has no room for.
+    for path, why in [*copied.items(), *renamed.items()]:
+        target = _free_name(path, why)
+        try:
+            if path in copied:
+                remove = partial(target.unlink, missing_ok=True)
+                undoing.append((remove, f"the copy {target.name} stayed"))
+                shutil.copy2(path, target)
+            else:
+                path.rename(target)
+                undoing.append((partial(target.rename, path), f"{path.name} is {target.name} now"))
+        except BaseException as error:
+            left = _undo(undoing)
+            if not isinstance(error, OSError):
+                raise
+            state = ", ".join([*left, f"all {'other ' if left else ''}files are as they were"])
+            raise UserError(
+                f"cannot keep {path} as {target.name}: {error.strerror}; {state}"
+            ) from error
+        names[path] = target.name
     return names
+
+
+def _undo(undoing: Sequence[tuple[Callable[[], object], str]]) -> list[str]:
+    """Take back what was done, the latest first; returns what is said of what stays."""
+    left = []
+    for action, otherwise in reversed(undoing):
+        try:
+            action()
+        except OSError:
+            left.append(otherwise)
+    return left
 
 
 def _free_name(path: Path, why: str) -> Path:

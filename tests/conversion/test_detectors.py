@@ -10,9 +10,11 @@ import torch
 import mindtwins
 from mindtwins.checkpoint import save_checkpoint
 from mindtwins.conversion.converter import from_torch
+from mindtwins.conversion.openmmlab import read_test_recipe
 from mindtwins.conversion.readers import read_source
 from mindtwins.conversion.verify import format_table, verify
 from mindtwins.detection import coco
+from mindtwins.detection.protocol import as_tested
 from mindtwins.detection.variants import detector_shapes
 from mindtwins.errors import UserError
 from mindtwins.reference.detection import create_detection_reference
@@ -254,3 +256,37 @@ def test_what_another_configuration_states_is_taken_or_told(convert):
         "boxes are chosen as in MMDetection 3.x (create_detector's postprocessing)",
     ):
         assert clause in told
+
+
+def test_all_of_a_test_protocol_that_differs_is_told():
+    """Each statement by itself, in place of the published one or beside it."""
+    published = (
+        "model = dict(test_cfg=dict(rpn=dict(nms_across_levels=False, nms_pre=1000, nms_post=1000,"
+        " max_num=1000, nms_thr=0.7, min_bbox_size=0), rcnn=dict(score_thr=0.05,"
+        " nms=dict(type='nms', iou_thr=0.5), max_per_img=100, mask_thr_binary=0.5)))\n"
+        "test_pipeline = [dict(type='Resize', img_scale=(1333, 800), keep_ratio=True),"
+        " dict(type='Pad', size_divisor=32)]"
+    )
+    options, unlike = as_tested(read_test_recipe(published))
+    assert (options, unlike) == ({"resize_scale": [1333, 800]}, [])
+    for stated, other, clause in (
+        ("type='nms'", "type='soft_nms'", "test_cfg has rcnn.nms.type soft_nms, not nms"),
+        ("iou_thr=0.5", "iou_thr=0.6", "test_cfg has rcnn.nms.iou_thr 0.6, not 0.5"),
+        ("min_bbox_size=0", "min_bbox_size=4", "test_cfg has rpn.min_bbox_size 4, not 0"),
+        ("nms_thr=0.7", "nms_thr=0.8", "test_cfg has rpn.nms_thr 0.8, not 0.7"),
+        ("nms_post=1000", "nms_post=300", "test_cfg has rpn.nms_post 300, not 1000"),
+        ("max_num=1000", "max_num=300", "test_cfg has rpn.max_num 300, not 1000"),
+        ("levels=False", "levels=True", "test_cfg has rpn.nms_across_levels True, not False"),
+        ("(rpn=dict", "(min_bbox_size=4, rpn=dict", "test_cfg has min_bbox_size 4, not 0"),
+        ("keep_ratio=True", "keep_ratio=False", "pictures are resized without keeping their as"),
+        (
+            "img_scale=(1333, 800), keep_ratio=True",
+            "scale=(1333, 800)",
+            "pictures are resized without keeping their aspect",
+        ),
+        ("divisor=32", "divisor=128", "pictures are padded to multiples of 128 pixels, not of 32"),
+    ):
+        assert stated in published
+        options, unlike = as_tested(read_test_recipe(published.replace(stated, other)))
+        assert options == {"resize_scale": [1333, 800]}
+        assert len(unlike) == 1 and unlike[0].startswith(clause)

@@ -184,3 +184,27 @@ def test_small_groups_are_filled_up() -> None:
     assert GroupSampler(3, 1, seed=0, groups=(0, 0, 0)).steps_per_epoch == 4
     with pytest.raises(ValueError, match="9 images have 8 groups"):
         GroupSampler(9, 4, seed=0, groups=(0,) * 8)
+
+
+def test_groups_are_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with every batch, where they are many."""
+    hashed, counted = [], []
+
+    class Groups(tuple[int, ...]):
+        def __hash__(self) -> int:
+            hashed.append(len(self))
+            return super().__hash__()
+
+    unique = np.unique
+
+    def count(values: object, **options: bool) -> object:
+        counted.append(options)
+        return unique(values, **options)
+
+    monkeypatch.setattr(np, "unique", count)
+    sampler = GroupSampler(100, 4, seed=17, groups=Groups(GROUPS))
+    for step in range(9):
+        epoch, slots = sampler.slots(step, 0)
+        assert len(sampler.order(epoch)[slots]) == 4
+    assert not hashed
+    assert counted == [{"return_counts": True}, {}]  # for the steps, for the one epoch's order

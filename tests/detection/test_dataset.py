@@ -98,7 +98,7 @@ def test_classes_are_their_names(coco_folder: Path) -> None:
         ([-9, 1, 9, 9], {}, "outside of their pictures"),
         ([60, 1, 9, 9], {}, "outside of their pictures"),
         ([1, 45, 9, 9], {}, "outside of their pictures"),
-        ([1, 1, 9, 9], {"category_id": 8}, "of other categories"),
+        ([1, 1, 9, 9], {"category_id": 1}, "of other categories"),
         ([-8, -8, 9, 9], {}, ""),
         ([59, 44, 1, 1], {}, ""),
     ],
@@ -112,7 +112,7 @@ def test_annotations_to_leave_out(
 ) -> None:
     rewrite(coco_folder, content() | {"annotations": [annotation(1, 10, 3, box) | more]})
     with caplog.at_level(logging.WARNING):
-        objects = dataset(coco_folder).read(0)[1]
+        objects = dataset(coco_folder, classes=["cat", "dog"]).read(0)[1]
     if reason:
         assert len(objects) == 0
         assert "not learned from: 1 " + reason in caplog.text
@@ -221,23 +221,38 @@ def code(counts: object, size: object = (45, 60)) -> Change:
         (lambda data: data["categories"][1].update(name="cat"), "2 categories are called 'cat'"),
         (with_first(id=6), "the annotation id 6 is there twice"),
         (with_first(image_id=99), "annotation 5 is of image 99, which there is not"),
+        (with_first(category_id=8), "annotation 5 is of category 8, which there is not"),
         (with_first(category_id=None), "entry 0 of annotations has no 'category_id' that is a"),
         (with_first(bbox=[1, 2, 3]), "annotation 5 has the box [1, 2, 3], not x, y, a width"),
         (with_first(bbox=[1, 2, -3, 4]), "annotation 5 has the box [1, 2, -3, 4]"),
         (with_first(bbox=[1, 2, 3, "4"]), "annotation 5 has the box [1, 2, 3, '4']"),
         (with_first(bbox=[1, 2, float("nan"), 4]), "annotation 5 has the box [1, 2, nan, 4]"),
+        (with_first(bbox=[1, 2, 10**400, 4]), "annotation 5 has the box [1, 2, 1000"),
+        (with_first(area=10**400), "annotation 5 has an area or a mark of a crowd that is no"),
+        (with_first(segmentation=[[10**400] * 6]), "annotation 5 has a polygon that is no list"),
+        (with_first(segmentation=[[1e300] * 6]), "annotation 5 has a polygon that is no list"),
         (with_first(area="big"), "annotation 5 has an area or a mark of a crowd that is no number"),
         (with_first(segmentation=None), "annotation 5 has no segmentation"),
         (with_first(segmentation=[]), "annotation 5 has a segmentation without a polygon"),
         (with_first(segmentation=[[1, 2, 3, 4]]), "without a polygon of three corners"),
         (with_first(segmentation=[[1] * 7]), "annotation 5 has a polygon of 7 numbers"),
         (with_first(segmentation=["1 2"]), "annotation 5 has a polygon that is no list"),
+        *(
+            (with_first(segmentation=[corners]), "annotation 5 has a polygon with a corner more")
+            for corners in (
+                [1e11, 1, 5, 1, 5, 5],
+                [661, 1, 5, 1, 5, 5],
+                [1, 1, 5, 1, 5, -451],
+            )
+        ),
         (
             code([2700], [60, 45]),
             "annotation 5 has a run-length code of the size [60, 45], but its picture is 45 high",
         ),
         (code([100, 20]), "a run-length code of 120 pixels, but its picture has 45 x 60 = 2700"),
         (code([2701, -1]), "annotation 5 has a run-length code that is damaged"),
+        (code([10**30]), "annotation 5 has a run-length code that is damaged"),
+        (code([2**62] * 4 + [2700]), "annotation 5 has a run-length code that is damaged"),
         (code("4a"), "annotation 5 has a run-length code that is damaged"),
         (code("\u00e9"), "annotation 5 has a run-length code that is damaged"),
         (code("435"), "a run-length code of 12 pixels, but its picture has 45 x 60 = 2700"),
@@ -307,6 +322,14 @@ def test_polygons_are_merged() -> None:
     single = [mask_tools.decode(mask_tools.frPyObjects([part], 10, 12))[:, :, 0] for part in parts]
     np.testing.assert_array_equal(whole, single[0] | single[1])
     assert whole.sum() == 16 + 30 - 4
+
+
+def test_polygons_may_leave_the_picture(coco_folder: Path) -> None:
+    data = content()
+    with_first(segmentation=[[-600, -450, 660, -450, 660, 495, -600, 495]])(data)
+    rewrite(coco_folder, data)
+    masks = dataset(coco_folder, masks=True).read(0)[1].masks
+    assert masks is not None and masks[0].all()
 
 
 def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:

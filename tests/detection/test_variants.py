@@ -1,13 +1,14 @@
 """create_detector and list_detectors: names, sizes, initialization and errors."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from mindspore import Tensor
 
 import mindtwins
-from mindtwins.checkpoint import save_checkpoint
+from mindtwins.checkpoint import load_checkpoint, save_checkpoint
 from mindtwins.detection.postprocessing import VERSIONS
 from mindtwins.detection.variants import detector_metadata, detector_shapes, resolve_detector
 from mindtwins.errors import UserError
@@ -136,6 +137,13 @@ def test_a_checkpoint_says_what_it_is_of(tmp_path):
         mindtwins.create_detector(name, 6, path)
     with pytest.raises(UserError, match=r"variant retinanet_svt_tiny \(asked for: maskrcnn"):
         mindtwins.create_detector("maskrcnn_svt_tiny", 5, path)
+    for recorded in ({"foo": "x"}, "pairs", ["top_k"], None):
+        stated = replace(load_checkpoint(path), metadata=metadata | {"postprocessing": recorded})
+        with pytest.raises(UserError, match=r"x\.ckpt records the postprocessing .* is none"):
+            mindtwins.create_detector(name, 5, stated)
+    stated = replace(load_checkpoint(path), metadata=metadata | {"postprocessing": {"top_k": []}})
+    with pytest.raises(UserError, match=r"top_k is \[\]; it must be one of anchors, pairs"):
+        mindtwins.create_detector(name, 5, stated)
     fresh = mindtwins.create_detector(name, 6, path, new_head=True)
     values = {p.name: p.asnumpy() for p in fresh.get_parameters()}
     kept = "bbox_head.cls_convs.0.conv.weight"

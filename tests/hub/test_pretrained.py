@@ -242,6 +242,22 @@ def test_a_flipped_bit(hub: Hub, tiny_file: bytes, tmp_path: Path, name: str, pl
     assert load_pretrained(KINDS, name).metadata == before.metadata
 
 
+def test_damage_on_which_a_reader_fails(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The hash comes before whatever error it is; without damage the error is told as it is."""
+    load_pretrained(KINDS, OTHER)
+    (cached,) = (tmp_path / "hub").rglob("model.safetensors")
+
+    def fail(path: Path) -> None:
+        raise IndexError(f"of {path.name}")
+
+    monkeypatch.setattr("mindtwins.hub.pretrained.read_source", fail)
+    with pytest.raises(IndexError, match=r"of model\.safetensors"):
+        load_pretrained(KINDS, OTHER)
+    cached.resolve().write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"is damaged \(its hash is .*announced was"):
+        load_pretrained(KINDS, OTHER)
+
+
 def test_a_flipped_bit_of_a_checkpoint(hub: Hub, tmp_path: Path):
     checkpoint = load_pretrained(KINDS, OTHER)
     save_checkpoint(tmp_path / "sealed.safetensors", checkpoint.tensors, checkpoint.stated)

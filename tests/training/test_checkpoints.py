@@ -115,6 +115,37 @@ def test_set_aside_never_replaces(tmp_path: Path):
     assert [(tmp_path / name).read_text() for name in names] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("failing", [range(1, 2), range(1, 9)])
+def test_set_aside_says_what_it_could_not_undo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: range
+):
+    """Where a rename fails once, and where all fail from the second on."""
+    paths = [tmp_path / name for name in ("a.ckpt", "b.ckpt")]
+    for path in (*paths, tmp_path / "log.jsonl"):
+        path.write_text(path.name)
+    rename, calls = Path.rename, iter(range(9))
+
+    def renamed(path: Path, target: Path) -> Path:
+        if next(calls) in failing:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    with pytest.raises(UserError) as caught:
+        set_aside(dict.fromkeys(paths, "old"), {tmp_path / "log.jsonl": "old"})
+    undone = len(failing) == 1
+    state = "" if undone else "a.ckpt is a.ckpt.old now, all other "
+    ending = f"{state or 'all '}files are as they were"
+    assert str(caught.value) == (
+        f"cannot keep {paths[1]} as b.ckpt.old: Read-only file system; {ending}"
+    )
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a.ckpt" if undone else "a.ckpt.old": "a.ckpt",
+        "b.ckpt": "b.ckpt",
+        "log.jsonl": "log.jsonl",
+    }
+
+
 @pytest.mark.parametrize("name", ["step_00000002.ckpt", "best.ckpt", "log.jsonl"])
 def test_what_a_kill_left_half_written_goes(tmp_path: Path, name: str):
     program = f"""

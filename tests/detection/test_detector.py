@@ -1,0 +1,65 @@
+"""Detector.predict around the network, whose outputs are given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from mindtwins.detection.detections import Geometry
+from mindtwins.detection.detector import Detector
+from mindtwins.detection.retinanet import RetinaNet
+from mindtwins.detection.variants import create_detector
+from mindtwins.errors import UserError
+
+IMAGES = Tensor(np.zeros((1, 3, 32, 32), np.float32))
+GEOMETRY = Geometry(32, 32, np.ones(4, np.float32), 32, 32)
+
+
+@pytest.fixture
+def detector() -> Detector:
+    return create_detector("retinanet_svt_tiny", 2)
+
+
+def outputs(detector: Detector) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Logits and deltas of the levels of one picture, without an object."""
+    counts = [len(level) for level in detector.anchors(32, 32)]
+    logits = [np.full((1, count, 2), -9, np.float32) for count in counts]
+    return logits, [np.zeros((1, count, 4), np.float32) for count in counts]
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, kind: int, value: float
+) -> None:
+    given = outputs(detector)
+    monkeypatch.setattr(
+        RetinaNet, "__call__", lambda *_: tuple([Tensor(a) for a in part] for part in given)
+    )
+    (found,) = detector.predict(IMAGES, [GEOMETRY])
+    assert len(found) == 0
+    given[kind][2][0, 0, 1] = value
+    with pytest.raises(UserError, match="outputs are not all finite numbers"):
+        detector.predict(IMAGES, [GEOMETRY])
+
+
+def test_prediction_evaluates(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the detector does otherwise, and after an error too."""
+    logits, deltas = outputs(detector)
+    modes = []
+
+    def compute(self: Detector, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        modes.append([cell.training for _, cell in self.cells_and_names()])
+        return [Tensor(a) for a in logits], [Tensor(a) for a in deltas]
+
+    monkeypatch.setattr(RetinaNet, "__call__", compute)
+    detector.predict(IMAGES, [GEOMETRY])
+    detector.set_train()
+    detector.predict(IMAGES, [GEOMETRY])
+    assert all(cell.training for _, cell in detector.cells_and_names())
+    logits[0][:] = np.nan
+    with pytest.raises(UserError):
+        detector.predict(IMAGES, [GEOMETRY])
+    assert all(cell.training for _, cell in detector.cells_and_names())
+    assert not np.any(modes)
