@@ -362,6 +362,9 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
         Runs("--quick", tier="endurance")
     ],
     "python -m benchmarks.speed --threads 1 --parts inference": [Runs("--quick", tier="endurance")],
+    "python -m benchmarks.speed --parts inference other_runtimes --models svt_small pcpvt_small": [
+        Runs("--quick", tier="endurance")
+    ],
     "python -m benchmarks.speed --parts memory --models svt_small --cases inference,224,1": [
         Runs("--quick", tier="endurance")
     ],
