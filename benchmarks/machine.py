@@ -66,6 +66,7 @@ def card(fields: str = "name") -> str:
     return output.stdout.partition("\n")[0]
 
 
+@cache
 def core_peak() -> float | None:
     """Floating-point operations per second of one core, from registers; None without kernels."""
     library = loading.library()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tqdm import tqdm
-
 from mindtwins.classification.loader import EvaluationBatch
 from mindtwins.classification.metrics import ImageScores, Metrics
 from mindtwins.data.image_folder import ImageFolder
@@ -56,14 +54,7 @@ class Evaluator:
         self._inference.start()
         scores = ImageScores(len(self._loader.dataset))
         started, counted = time.perf_counter(), 0
-        batches = tqdm(
-            self._loader,
-            desc="evaluating",
-            unit="batch",
-            leave=False,
-            disable=None if self._show_progress else True,
-        )
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(self._loader.with_progress(self._show_progress)):
             logits = self._inference(batch.images)
             valid = batch.valid
             scores.add(batch.index[valid], logits[valid], batch.labels[valid])

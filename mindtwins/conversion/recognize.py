@@ -51,6 +51,19 @@ def recognize(shapes: Mapping[str, tuple[int, ...]]) -> Recognition:
     return Recognition(variant, distances[variant] == (0, 0), words)
 
 
+def recognize_headed(head: str, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> Recognition:
+    """Recognize `head_variant` by the backbone, whose parameters' names begin with the prefix."""
+    backbone = recognize(
+        {
+            name.removeprefix(prefix): shape
+            for name, shape in shapes.items()
+            if name.startswith(prefix)
+        }
+    )
+    words = f"head: {head}, {backbone.seen}"
+    return Recognition(f"{head}_{backbone.variant}", backbone.exact, words)
+
+
 def _distance(seen: dict[str, str | int], traits: dict[str, str | int]) -> tuple[int, int]:
     """How many traits differ from those seen, and the numbers by how much in all."""
     pairs = [(seen[trait], traits[trait]) for trait in seen if seen[trait] != traits[trait]]

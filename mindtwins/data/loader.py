@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from mindtwins.data.pipeline import BatchFunction, BatchPipeline, report, worker_count
 from mindtwins.data.sampler import TrainingSampler
@@ -44,6 +45,11 @@ class LoaderOptions:
     num_parallel_workers: int = 2
     python_multiprocessing: bool = False
     skip_bad_images: bool = False
+
+    def own(self, batches: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """This rank's stretch of all ranks' batches; their numbers may differ, by one."""
+        first, end = (number * len(batches) // self.world for number in (self.rank, self.rank + 1))
+        return batches[first:end]
 
     def pipeline(self, load_batch: BatchFunction) -> BatchPipeline:
         """Let the workers compute batches ahead."""
@@ -173,6 +179,12 @@ class EvaluationLoader(Generic[Files, Batch]):
 
     def __len__(self) -> int:
         return len(self.batches)
+
+    def with_progress(self, show: bool) -> Iterator[Batch]:
+        """The batches, with a bar where there is a terminal."""
+        return iter(
+            tqdm(self, desc="evaluating", unit="batch", leave=False, disable=None if show else True)
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches in order.

@@ -17,7 +17,7 @@ from PIL import Image
 from mindtwins.data.colors import distinct_colors
 from mindtwins.data.digits import held_out, load_digits
 from mindtwins.data.generated import write_generated_folder
-from mindtwins.data.textures import blots
+from mindtwins.data.textures import PICTURE, blots, draw_digit
 from mindtwins.detection.dataset import CocoDataset, find_coco
 from mindtwins.detection.run_lengths import encode_masks
 
@@ -25,7 +25,7 @@ CLASSES = tuple("0123456789")
 PALETTE = distinct_colors(10)
 NUM_IMAGES = {"train": 800, "val": 100}
 
-SIZE = 128
+SIZE = PICTURE
 DIGIT_SIZES = (28, 52)
 MOST_DIGITS = 8
 # A digit is placed where it overlaps no other's square by more pixels than this on both axes.
@@ -141,10 +141,7 @@ def _compose(
         squares.append((top, left, size))
         which = rng.integers(len(inks))
         cell = np.s_[top : top + size, left : left + size]
-        small = Image.fromarray(inks[which].astype(np.float32))
-        ink = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC)).clip(0, 1)
-        stroke = blots(SIZE, rng.uniform(*STROKE_LEVELS, 3), rng)[:size, :size]
-        picture[cell] += (stroke - picture[cell]) * ink[:, :, None]
+        ink = draw_digit(picture[cell], inks[which], STROKE_LEVELS, rng)
         mask = np.zeros((SIZE, SIZE), dtype=bool)
         mask[cell] = ink > STROKE
         for other in masks:  # a later digit lies over the earlier ones

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
 
 import numpy as np
 from mindspore import Tensor
-from tqdm import tqdm
 
 from mindtwins.data.loader import EvaluationLoader
 from mindtwins.detection.dataset import CocoDataset
-from mindtwins.detection.detections import Detections, Geometry
+from mindtwins.detection.detector import Detector
 from mindtwins.detection.loader import DetectionBatch
 from mindtwins.detection.metrics import KINDS, DetectionMetrics, Results
-
-
-class Detector(Protocol):
-    """What is evaluated: a cell that finds objects."""
-
-    def set_train(self, mode: bool = True) -> Any: ...
-
-    def predict(self, images: Tensor, geometries: Sequence[Geometry]) -> list[Detections]:
-        """The objects in each of a batch of pictures (b, 3, H, W)."""
 
 
 class DetectionEvaluator:
@@ -82,15 +71,8 @@ class DetectionEvaluator:
         self._detector.set_train(False)
         results = Results(self._loader.dataset, self._masks)
         counted, seconds = 0, 0.0
-        batches = tqdm(
-            self._loader,
-            desc="evaluating",
-            unit="batch",
-            leave=False,
-            disable=None if self._show_progress else True,
-        )
         started = time.perf_counter()
-        for batch in batches:
+        for batch in self._loader.with_progress(self._show_progress):
             is_new = batch.images.shape not in self._compiled_for
             self._compiled_for.add(batch.images.shape)
             found = self._detector.predict(Tensor(batch.images), batch.geometries)

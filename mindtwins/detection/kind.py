@@ -10,7 +10,7 @@ from mindspore import nn
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.conversion.kinds import Shapes
 from mindtwins.conversion.openmmlab import TestRecipe
-from mindtwins.conversion.recognize import Recognition, recognize
+from mindtwins.conversion.recognize import Recognition, recognize_headed
 from mindtwins.detection import coco
 from mindtwins.detection.detector import Detector
 from mindtwins.detection.layouts import LAYOUTS
@@ -54,15 +54,7 @@ class DetectorKind:
     def recognize(self, seen: Shapes) -> Recognition:
         is_mask = any(name.startswith(("roi_head.", "rpn_head.")) for name in seen)
         head = "maskrcnn" if is_mask else "retinanet"
-        backbone = recognize(
-            {
-                name.removeprefix(_BACKBONE): shape
-                for name, shape in seen.items()
-                if name.startswith(_BACKBONE)
-            }
-        )
-        words = f"head: {head}, {backbone.seen}"
-        return Recognition(f"{head}_{backbone.variant}", backbone.exact, words)
+        return recognize_headed(head, seen, _BACKBONE)
 
     def resolve(self, name: str) -> str:
         return resolve_detector(name)

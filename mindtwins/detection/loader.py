@@ -103,10 +103,9 @@ def build_detection_loader(
         return DetectionBatch(columns["images"], geometries, index, columns["valid"])
 
     batches = equal_size_batches(image_sizes(dataset, transform), batch_size)
-    rank, world = options.rank, options.world
     return EvaluationLoader(
         dataset,
-        batches[rank * len(batches) // world : (rank + 1) * len(batches) // world],
+        options.own(batches),
         options.pipeline(_EvaluationBatches(dataset, transform)),
         with_geometries,
         options.skip_bad_images,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -13,7 +12,6 @@ from mindspore import nn
 
 from mindtwins.checkpoint import FORMAT_VERSION, Checkpoint
 from mindtwins.config import Config, InferConfig, TrainConfig
-from mindtwins.console import tell
 from mindtwins.data import text_files
 from mindtwins.data.decode import limit_pixels
 from mindtwins.data.loader import TrainingLoader
@@ -37,11 +35,11 @@ from mindtwins.models.complexity import Part
 from mindtwins.training.distributed import World
 from mindtwins.training.pretrained_backbone import load_backbone
 from mindtwins.training.recipe import (
-    asked_dialect,
     check_data,
-    check_usable,
     known_classes,
     loader_options,
+    model_options,
+    needs_new_head,
     with_known_dataset,
 )
 from mindtwins.training.recorded import as_trained, describe_use, record, states
@@ -137,23 +135,13 @@ class DetectionTask:
         before, self.classes = self.classes, data.classes
         if self.checkpoint is None or self._new_head or before == data.classes:
             return
-        path = self.checkpoint.path
-        width = self.checkpoint.stated.get("num_classes", self.config.num_classes)
-        if is_training and (before is not None or width != self.config.num_classes):
-            self._new_head = True
-            tell(
-                f"the classifier of {path} is for other classes: a new one for the "
-                f"{data.num_classes} of {data.root} starts in its place"
-            )
-        elif before is not None:
-            pairs = zip_longest(before, data.classes, fillvalue="no class")
-            there, here = next(pair for pair in pairs if pair[0] != pair[1])
-            raise UserError(
-                f"the classes of {data.root} are not those of {path}: {here!r} stands where that "
-                f"has {there!r}"
-            )
-        else:
-            tell(f"{path} does not name its classes: they are taken for those of {data.root}")
+        self._new_head = needs_new_head(
+            self.checkpoint,
+            before,
+            data,
+            self.config.num_classes,
+            is_training,
+        )
 
     def check_same_classes(self, train: CocoDataset, val: CocoDataset) -> None:
         """Both have the model's classes, by name."""
@@ -174,15 +162,8 @@ class DetectionTask:
             UserError: unknown model, or a checkpoint that does not fit.
         """
         config = self.config
-        check_usable(self.checkpoint)
-        model = create_detector(
-            config.model,
-            config.num_classes,
-            ckpt_path=self.checkpoint,
-            drop_path_rate=config.drop_path_rate,
-            new_head=self._new_head,
-            **asked_dialect(config),
-        )
+        options = model_options(config, self.checkpoint, self._new_head)
+        model = create_detector(config.model, **options)
         metadata = {
             "format_version": FORMAT_VERSION,
             **detector_metadata(config.model, config.num_classes, model.in_channels),

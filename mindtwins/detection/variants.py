@@ -5,24 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindspore.nn.utils import no_init_parameters
-
-from mindtwins.checkpoint import (
-    TRAINING_STATE,
-    Checkpoint,
-    as_checkpoint,
-    expect_metadata,
-    load_into,
-)
-from mindtwins.cli import nearest
+from mindtwins.checkpoint import Checkpoint, as_checkpoint, expect_metadata
 from mindtwins.detection.detector import Detector
 from mindtwins.detection.mask_rcnn import BoxHead, MaskHead, MaskRCNN, RoIHead, RPNHead
 from mindtwins.detection.postprocessing import PostProcessing
 from mindtwins.detection.retinanet import RetinaHead, RetinaNet
 from mindtwins.errors import UserError
 from mindtwins.models.feature_pyramid import FeaturePyramid
-from mindtwins.models.twins import Backbone, Dialect
-from mindtwins.models.variants import UNPUBLISHED, VARIANTS, list_models, resolve_dialect
+from mindtwins.models.headed import (
+    build_backbone,
+    check_arguments,
+    list_headed,
+    load_headed,
+    resolve_headed,
+)
+from mindtwins.models.twins import Dialect
+from mindtwins.models.variants import UNPUBLISHED, VARIANTS, resolve_dialect, shapes_of
 
 DEFAULT_CLASSES = 80  # of COCO
 # What depends on the number of classes.
@@ -52,7 +50,7 @@ TINY_WIDTHS = Widths(64, 256)
 
 def list_detectors() -> list[str]:
     """Names of the twelve published detectors: `retinanet_pcpvt_small` to `maskrcnn_svt_large`."""
-    return [f"{head}_{backbone}" for head in HEADS for backbone in list_models()]
+    return list_headed(HEADS)
 
 
 def resolve_detector(name: str) -> str:
@@ -61,13 +59,7 @@ def resolve_detector(name: str) -> str:
     Raises:
         UserError: for an unknown name; the message says the nearest one.
     """
-    names = [f"{head}_{backbone}" for head in HEADS for backbone in VARIANTS]
-    if name not in names:
-        raise UserError(
-            f"unknown detector {nearest(name.lower(), names)}: the detectors are"
-            f" {', '.join(list_detectors())}"
-        )
-    return name
+    return resolve_headed(name, HEADS, "detector")
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -115,12 +107,7 @@ def create_detector(
         UserError: (a ValueError) unknown name, bad value, or a checkpoint that does not fit.
     """
     name = resolve_detector(name)
-    if num_classes < 1 or in_channels < 1:
-        raise UserError(
-            f"num_classes ({num_classes}) and in_channels ({in_channels}) must be at least 1"
-        )
-    if not 0 <= drop_path_rate < 1:
-        raise UserError(f"drop_path_rate must be in [0, 1), not {drop_path_rate}")
+    check_arguments(num_classes, in_channels, drop_path_rate)
     checkpoint = as_checkpoint(ckpt_path)
     if checkpoint is not None:
         expect_metadata(checkpoint, variant=name)
@@ -138,11 +125,7 @@ def create_detector(
     detector = _build(name, num_classes, in_channels, dialect, postprocessing, drop_path_rate)
     if checkpoint is not None:
         expected = detector_metadata(name, num_classes, in_channels)
-        if new_head:
-            del expected["num_classes"]
-            checkpoint = checkpoint.without(CLASSIFIERS)
-        expect_metadata(checkpoint, **expected)
-        load_into(detector, checkpoint, TRAINING_STATE, CLASSIFIERS if new_head else ())
+        load_headed(detector, checkpoint, expected, CLASSIFIERS, new_head)
     # As in `create_model`: a new cell evaluates, yet MindSpore files its graph under "train".
     return detector.set_train(False)
 
@@ -183,16 +166,9 @@ def _build(
     drop_path_rate: float,
 ) -> Detector:
     head, backbone_variant = split_name(name)
-    variant = VARIANTS[backbone_variant]
     widths = TINY_WIDTHS if backbone_variant in UNPUBLISHED else WIDTHS
-    backbone = Backbone(
-        **vars(variant),
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        dialect=dialect,
-        normalizes_stages=variant.family == "svt",
-    )
-    dims, channels = variant.embed_dims, widths.channels
+    backbone = build_backbone(backbone_variant, in_channels, drop_path_rate, dialect)
+    dims, channels = VARIANTS[backbone_variant].embed_dims, widths.channels
     rest = (num_classes, postprocessing, dialect, backbone_variant)
     if head == "retinanet":
         neck = FeaturePyramid(dims[RetinaNet.first_stage :], channels, convolved=2)
@@ -212,6 +188,4 @@ def detector_shapes(
     name: str, num_classes: int = DEFAULT_CLASSES, in_channels: int = 3
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a detector's parameters, in order, without allocating them."""
-    with no_init_parameters():
-        detector = _build(name, num_classes, in_channels, DIALECT, PostProcessing(), 0.0)
-    return {parameter.name: tuple(parameter.shape) for parameter in detector.get_parameters()}
+    return shapes_of(lambda: _build(name, num_classes, in_channels, DIALECT, PostProcessing(), 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -183,6 +184,12 @@ def parameter_shapes(
     name: str, num_classes: int = 1000, in_channels: int = 3
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a classifier's parameters, in order, without allocating them."""
+    name = resolve_name(name)
+    return shapes_of(lambda: _build(name, num_classes, in_channels, False, 0.0, Dialect()))
+
+
+def shapes_of(build: Callable[[], nn.Cell]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model's parameters, in order, without allocating them."""
     with no_init_parameters():
-        model = _build(resolve_name(name), num_classes, in_channels, False, 0.0, Dialect())
+        model = build()
     return {parameter.name: tuple(parameter.shape) for parameter in model.get_parameters()}

@@ -16,7 +16,7 @@ from PIL import Image
 from mindtwins.data.colors import distinct_colors
 from mindtwins.data.digits import held_out, load_digits
 from mindtwins.data.generated import write_generated_folder
-from mindtwins.data.textures import blots
+from mindtwins.data.textures import PICTURE, blots, draw_digit
 from mindtwins.segmentation.ade20k import SPLITS
 from mindtwins.segmentation.dataset import ImageLabelFolder, find_pairs
 
@@ -24,7 +24,7 @@ CLASSES = (*"0123456789", "background")
 PALETTE = (*distinct_colors(10), (70, 70, 70))
 NUM_IMAGES = {"train": 800, "val": 100}
 
-SIZE = 128
+SIZE = PICTURE
 CELL = 42  # an image has 3 x 3 cells, and in each of them there is at most one digit
 DIGIT_SIZES = (36, 42)
 OCCUPIED = 0.85  # part of the cells that have a digit
@@ -98,10 +98,7 @@ def _compose(
         size = int(rng.integers(DIGIT_SIZES[0], DIGIT_SIZES[1] + 1))
         top, left = np.array(corner) * CELL + rng.integers(CELL - size + 1, size=2)
         cell = np.s_[top : top + size, left : left + size]
-        small = Image.fromarray(inks[which].astype(np.float32))
-        ink = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC)).clip(0, 1)
-        stroke = blots(SIZE, rng.uniform(*STROKE_LEVELS, 3), rng)[:size, :size]
-        picture[cell] += (stroke - picture[cell]) * ink[:, :, None]
+        ink = draw_digit(picture[cell], inks[which], STROKE_LEVELS, rng)
         labels[cell][ink > BLANK] = 0
         labels[cell][ink > STROKE] = classes[which] + 1
     return picture.clip(0, 255).astype(np.uint8), labels

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from tqdm import tqdm
 
 from mindtwins.data.loader import EvaluationLoader
 from mindtwins.execution import Inference, Model
@@ -72,20 +71,13 @@ class SegmentationEvaluator:
         data = self._loader.dataset
         areas = ConfusionAreas(data.num_classes)
         counted, seconds = 0, 0.0
-        batches = tqdm(
-            self._loader,
-            desc="evaluating",
-            unit="batch",
-            leave=False,
-            disable=None if self._show_progress else True,
-        )
         started = time.perf_counter()
-        for batch in batches:
+        for batch in self._loader.with_progress(self._show_progress):
             graphs = len(self._compiled_for)
             predictions = predict_labels(
                 self._logits,
                 batch.images,
-                batch.labels.shape[1:],
+                (batch.labels.shape[1], batch.labels.shape[2]),
                 flip=self._flip,
                 window=self._window,
             )

@@ -9,7 +9,7 @@ from mindspore import nn
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.conversion.kinds import Shapes, first_axis
 from mindtwins.conversion.openmmlab import TestRecipe
-from mindtwins.conversion.recognize import Recognition, recognize
+from mindtwins.conversion.recognize import Recognition, recognize_headed
 from mindtwins.data.colors import distinct_colors
 from mindtwins.segmentation import ade20k
 from mindtwins.segmentation.layouts import LAYOUTS
@@ -55,15 +55,7 @@ class SegmentorKind:
     def recognize(self, seen: Shapes) -> Recognition:
         pyramid = any(name.startswith(("neck.", "decode_head.scale_heads.")) for name in seen)
         head = "fpn" if pyramid else "upernet"
-        backbone = recognize(
-            {
-                name.removeprefix(_BACKBONE): shape
-                for name, shape in seen.items()
-                if name.startswith(_BACKBONE)
-            }
-        )
-        words = f"head: {head}, {backbone.seen}"
-        return Recognition(f"{head}_{backbone.variant}", backbone.exact, words)
+        return recognize_headed(head, seen, _BACKBONE)
 
     def resolve(self, name: str) -> str:
         return resolve_segmentor(name)

@@ -72,10 +72,9 @@ def build_segmentation_loader(
     """
     sizes = [dataset.size(index) for index in range(len(dataset))]
     batches = equal_size_batches(sizes, batch_size)
-    rank, world = options.rank, options.world
     return EvaluationLoader(
         dataset,
-        batches[rank * len(batches) // world : (rank + 1) * len(batches) // world],
+        options.own(batches),
         options.pipeline(_EvaluationBatches(dataset, transform)),
         _batch_of_views,
         options.skip_bad_images,

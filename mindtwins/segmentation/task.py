@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import zip_longest
 from os.path import relpath
 from pathlib import Path
 from typing import ClassVar, cast
@@ -13,7 +12,6 @@ from mindspore import nn
 
 from mindtwins.checkpoint import FORMAT_VERSION, Checkpoint
 from mindtwins.config import Config, PredictConfig
-from mindtwins.console import tell
 from mindtwins.data import text_files
 from mindtwins.data.decode import limit_pixels
 from mindtwins.data.loader import TrainingLoader
@@ -49,6 +47,7 @@ from mindtwins.training.recipe import (
     known_classes,
     loader_options,
     model_options,
+    needs_new_head,
     with_known_dataset,
 )
 from mindtwins.training.recorded import as_trained, describe_use, record, states
@@ -137,23 +136,14 @@ class Segmentation:
         before, self.classes = self.classes, data.classes
         if self.checkpoint is None or self._new_head or before == data.classes:
             return
-        path = self.checkpoint.path
-        width = self.checkpoint.stated.get("num_classes", self.config.num_classes)
-        if is_training and (before is not None or width != self.config.num_classes):
-            self._new_head = True
-            tell(
-                f"the classifier of {path} is for other classes: a new one for the "
-                f"{data.num_classes} of {data.root} starts in its place"
-            )
-        elif before is not None:
-            pairs = zip_longest(before, data.classes, fillvalue="no class")
-            there, here = next(pair for pair in pairs if pair[0] != pair[1])
-            raise UserError(
-                f"the classes of {data.root} are not those of {path}: {here!r} stands where that "
-                f"has {there!r}; give the names in the checkpoint's order"
-            )
-        else:
-            tell(f"{path} does not name its classes: they are taken for those of {data.root}")
+        self._new_head = needs_new_head(
+            self.checkpoint,
+            before,
+            data,
+            self.config.num_classes,
+            is_training,
+            "; give the names in the checkpoint's order",
+        )
 
     def check_same_classes(self, train: ImageLabelFolder, val: ImageLabelFolder) -> None:
         """Both have the recipe's classes."""

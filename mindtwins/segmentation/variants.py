@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindspore.nn.utils import no_init_parameters
-
-from mindtwins.checkpoint import (
-    TRAINING_STATE,
-    Checkpoint,
-    as_checkpoint,
-    expect_metadata,
-    load_into,
-)
-from mindtwins.cli import nearest
+from mindtwins.checkpoint import Checkpoint, as_checkpoint, expect_metadata
 from mindtwins.errors import UserError
 from mindtwins.models.feature_pyramid import FeaturePyramid
-from mindtwins.models.twins import Backbone, Dialect
-from mindtwins.models.variants import UNPUBLISHED, VARIANTS, list_models, resolve_dialect
+from mindtwins.models.headed import (
+    build_backbone,
+    check_arguments,
+    list_headed,
+    load_headed,
+    resolve_headed,
+)
+from mindtwins.models.twins import Dialect
+from mindtwins.models.variants import UNPUBLISHED, VARIANTS, resolve_dialect, shapes_of
 from mindtwins.segmentation.segmentor import Segmentor
 from mindtwins.segmentation.semantic_fpn import SemanticFPNHead
 from mindtwins.segmentation.upernet import AuxiliaryHead, UPerNetHead
@@ -47,7 +45,7 @@ TINY_HEADS = {"fpn": Widths(64, 64, 0), "upernet": Widths(0, 64, 32)}
 
 def list_segmentors() -> list[str]:
     """Names of the twelve published segmentors: `fpn_pcpvt_small` to `upernet_svt_large`."""
-    return [f"{head}_{backbone}" for head in HEADS for backbone in list_models()]
+    return list_headed(HEADS)
 
 
 def resolve_segmentor(name: str) -> str:
@@ -56,13 +54,7 @@ def resolve_segmentor(name: str) -> str:
     Raises:
         UserError: for an unknown name; the message says the nearest one.
     """
-    names = [f"{head}_{backbone}" for head in HEADS for backbone in VARIANTS]
-    if name not in names:
-        raise UserError(
-            f"unknown segmentor {nearest(name.lower(), names)}: the segmentors are"
-            f" {', '.join(list_segmentors())}"
-        )
-    return name
+    return resolve_headed(name, HEADS, "segmentor")
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -120,12 +112,7 @@ def create_segmentor(
         UserError: (a ValueError) unknown name, bad value, or a checkpoint that does not fit.
     """
     name = resolve_segmentor(name)
-    if num_classes < 1 or in_channels < 1:
-        raise UserError(
-            f"num_classes ({num_classes}) and in_channels ({in_channels}) must be at least 1"
-        )
-    if not 0 <= drop_path_rate < 1:
-        raise UserError(f"drop_path_rate must be in [0, 1), not {drop_path_rate}")
+    check_arguments(num_classes, in_channels, drop_path_rate)
     checkpoint = as_checkpoint(ckpt_path)
     if checkpoint is not None:
         expect_metadata(checkpoint, variant=name)
@@ -147,11 +134,7 @@ def create_segmentor(
     segmentor = _build(name, num_classes, in_channels, widths, dialect, drop_path_rate, synchronize)
     if checkpoint is not None:
         expected = segmentor_metadata(name, num_classes, in_channels, widths)
-        if new_head:
-            del expected["num_classes"]
-            checkpoint = checkpoint.without(CLASSIFIERS)
-        expect_metadata(checkpoint, **expected)
-        load_into(segmentor, checkpoint, TRAINING_STATE, CLASSIFIERS if new_head else ())
+        load_headed(segmentor, checkpoint, expected, CLASSIFIERS, new_head)
     # As in `create_model`: a new cell evaluates, yet MindSpore files its graph under "train".
     return segmentor.set_train(False)
 
@@ -203,15 +186,8 @@ def _build(
     synchronize: bool,
 ) -> Segmentor:
     head, backbone_variant = split_name(name)
-    variant = VARIANTS[backbone_variant]
-    backbone = Backbone(
-        **vars(variant),
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        dialect=dialect,
-        normalizes_stages=variant.family == "svt",
-    )
-    dims = variant.embed_dims
+    backbone = build_backbone(backbone_variant, in_channels, drop_path_rate, dialect)
+    dims = VARIANTS[backbone_variant].embed_dims
     if head == "fpn":
         neck = FeaturePyramid(dims, widths.neck)
         decode_head = SemanticFPNHead(widths.neck, widths.channels, num_classes, synchronize)
@@ -235,6 +211,4 @@ def segmentor_shapes(
     Running mean and variance of batch norms are among them.
     """
     widths = resolve_widths(name, channels, auxiliary_channels)
-    with no_init_parameters():
-        segmentor = _build(name, num_classes, in_channels, widths, DIALECT, 0.0, False)
-    return {parameter.name: tuple(parameter.shape) for parameter in segmentor.get_parameters()}
+    return shapes_of(lambda: _build(name, num_classes, in_channels, widths, DIALECT, 0.0, False))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from itertools import zip_longest
+from typing import Any, Protocol, TypeVar
 
 from mindtwins.checkpoint import Checkpoint
 from mindtwins.config import Config
@@ -17,6 +18,16 @@ from mindtwins.training.distributed import World
 from mindtwins.training.recorded import states
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+class LabeledData(Protocol):
+    """What is compared of a data set: the names of its classes in their order, and where it is."""
+
+    root: str
+    classes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int: ...
 
 
 def check_data(config: Config, datasets: Sequence[str]) -> None:
@@ -48,6 +59,45 @@ def known_classes(config: Config, checkpoint: Checkpoint | None) -> tuple[str, .
     if named is not None and recorded and tuple(recorded) != named:
         tell(f"class names of {config.class_names} instead of the checkpoint's")
     return named or (tuple(recorded) if recorded else None)
+
+
+def needs_new_head(
+    checkpoint: Checkpoint,
+    before: Sequence[str] | None,
+    data: LabeledData,
+    num_classes: int,
+    is_training: bool,
+    advice: str = "",
+) -> bool:
+    """Whether a training starts with a new classifier, since the checkpoint's is for other classes.
+
+    Args:
+        before: the names of the model's classes, or None.
+        data: whose names are others.
+        num_classes: of the recipe.
+        is_training: whether the data is to train with.
+        advice: how the message ends.
+
+    Raises:
+        UserError: the data to evaluate with has other classes.
+    """
+    path = checkpoint.path
+    width = checkpoint.stated.get("num_classes", num_classes)
+    if is_training and (before is not None or width != num_classes):
+        tell(
+            f"the classifier of {path} is for other classes: a new one for the "
+            f"{data.num_classes} of {data.root} starts in its place"
+        )
+        return True
+    if before is None:
+        tell(f"{path} does not name its classes: they are taken for those of {data.root}")
+        return False
+    pairs = zip_longest(before, data.classes, fillvalue="no class")
+    there, here = next(pair for pair in pairs if pair[0] != pair[1])
+    raise UserError(
+        f"the classes of {data.root} are not those of {path}: {here!r} stands where that "
+        f"has {there!r}{advice}"
+    )
 
 
 def check_usable(checkpoint: Checkpoint | None) -> None:

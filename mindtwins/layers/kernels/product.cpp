@@ -16,23 +16,6 @@ struct GELU {
   static Vec apply(Vec x) { return gelu(x); }
 };
 
-// Adds to what is there.
-struct Sum {
-  float* data;
-  int64_t columns;
-  template <int ROWS>
-  void operator()(int64_t row, int64_t column, const Vec (&sums)[ROWS][2]) const {
-    for (int half = 0; half < 2; half++) {
-      const int64_t n = columns - column - half * V;
-      if (n <= 0) return;
-      for (int r = 0; r < ROWS; r++) {
-        float* target = data + (row + r) * columns + column + half * V;
-        store(target, load(target, n) + sums[r][half], n);
-      }
-    }
-  }
-};
-
 Matrix rows_of(const float* data, int64_t depth) { return {data, depth, 1}; }
 
 // dweight (columns, depth) = dy^T x and dbias, summed over the rows of dy and x: in runs of RUN
@@ -63,7 +46,7 @@ void weight_gradient(const float* dy, const float* x, int64_t rows, int64_t colu
         for (int64_t column = 0; column < depth; column += PANEL) {
           pack_panel({x + row * depth + column, 1, depth}, depth - column, length, panel.data());
           multiply_panel({turned.data(), STRIDE, 1}, count, panel.data(), length,
-                         Sum{weights, depth}, 0, column, x);
+                         Output<Identity>{weights, depth, depth, nullptr, weights}, 0, column, x);
         }
       }
     }

@@ -145,7 +145,8 @@ struct Identity {
   static Vec apply(Vec x) { return x; }
 };
 
-// Adds the bias if there is one, activates, adds a residual if there is one, and writes.
+// Adds the bias if there is one, activates, adds a residual if there is one (which may be what is in
+// its place already), and writes.
 template <class Activation>
 struct Output {
   float* data;
