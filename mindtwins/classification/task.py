@@ -56,7 +56,7 @@ class Classification:
         "test_acc5": "top-5",
         "test_acc1_ema": "top-1, moving average",
     }
-    has_batch_norms = False
+    couples_images = False
 
     preprocessing_options = ("image_size", "crop_pct", "mean", "std", "exif_orientation")
     data_options = ("dataset", "val_split")
@@ -223,9 +223,12 @@ class Classification:
         """That of the crops."""
         return f"{self.config.image_size} x {self.config.image_size} pixels"
 
-    def loss(self) -> nn.Cell:
+    def loss(self, model: nn.Cell) -> nn.Cell:
         """Cross entropy with soft targets."""
         return SoftTargetCrossEntropy()
+
+    def completion(self, model: nn.Cell) -> None:
+        """Targets are complete as they are loaded."""
 
     def evaluator(self, model: Model, data: ImageFolder, world: World) -> Evaluator:
         """Top-1, top-5 and loss.

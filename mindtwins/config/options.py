@@ -301,6 +301,12 @@ class DetectionSection(Section):
         "MMDetection does",
         at_least=0,
     )
+    region_samples: int = option(
+        512,
+        "training: regions of a picture that Mask R-CNN's second stage learns from, a quarter of "
+        "them at most of objects",
+        at_least=4,
+    )
 
 
 @dataclass(frozen=True)

@@ -294,8 +294,12 @@ def mask_targets(boxes: np.ndarray, numbers: np.ndarray, masks: np.ndarray) -> n
     targets = np.zeros((len(boxes), MASK_SIDE, MASK_SIDE), dtype=np.uint8)
     for target, box, number in zip(targets, boxes.clip(0, limits), numbers, strict=True):
         x1, y1, x2, y2 = box
-        averages = _averages(y1, y2, height) @ masks[number] @ _averages(x1, x2, width).T
-        target[...] = averages >= 0.5
+        # No sample of a region is further than a pixel away from it.
+        rows = slice(max(math.floor(y1) - 1, 0), math.ceil(y2) + 1)
+        columns = slice(max(math.floor(x1) - 1, 0), math.ceil(x2) + 1)
+        down = _averages(y1, y2, height)[:, rows]
+        across = _averages(x1, x2, width)[:, columns]
+        target[...] = down @ masks[number, rows, columns] @ across.T >= 0.5
     return targets
 
 

@@ -20,6 +20,9 @@ from mindtwins.detection.transforms import (
     padded,
 )
 
+# Of the draws that are made once the network has proposed regions.
+LARGEST_SEED = 2**63
+
 
 @dataclass(frozen=True)
 class DetectionBatch:
@@ -54,9 +57,9 @@ def build_detection_training_loader(
     The targets are a tuple: of all anchors the labels, int32 (b, a), and deltas, float32 (b, a, 4);
     and, where the data set has masks, for a second stage, of at most n objects the boxes, float32
     (b, n, 4), and labels, int32 (b, n), filled up with zeros and -1; the sizes, int32 (b, 2), the
-    (height, width) of each picture without padding; and the masks, uint8 (b, n, H, W). n is that of
-    the picture with the most, and at least 1; H and W are those of the largest, multiples of 32, or
-    a little more (see `BatchSizes`).
+    (height, width) of each picture without padding; the masks, uint8 (b, n, H, W); and int64 (b,),
+    a seed for each picture's draws that are left. n is that of the picture with the most, and at
+    least 1; H and W are those of the largest, multiples of 32, or a little more (see `BatchSizes`).
 
     Args:
         dataset: the training pictures.
@@ -133,7 +136,7 @@ class _TrainingBatches:
     def columns(self) -> tuple[str, ...]:
         targets = ["anchor_labels", "anchor_deltas"]
         if self.dataset.masks:
-            targets += ["boxes", "labels", "sizes", "masks"]
+            targets += ["boxes", "labels", "sizes", "masks", "seeds"]
         return ("images", *(f"targets_{name}" for name in targets), "wanted", "index", "problems")
 
     def __call__(self, request: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -148,8 +151,13 @@ class _TrainingBatches:
         count = self.sampler.batch_size
         images = stack_pictures(samples, count, self.sizes)
         anchors = self.anchor_targets(samples, generators, count, images.shape[2:])
-        objects = stack_objects(samples, count, images.shape[2:]) if self.dataset.masks else ()
-        return images, *anchors, *objects, *rows
+        if not self.dataset.masks:
+            return images, *anchors, *rows
+        objects = stack_objects(samples, count, images.shape[2:])
+        seeds = np.zeros(count, dtype=np.int64)
+        for row, rng in generators.items():
+            seeds[row] = rng.integers(LARGEST_SEED)
+        return images, *anchors, *objects, seeds, *rows
 
     def anchor_targets(
         self,

@@ -9,6 +9,8 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindtwins.detection.mask_rcnn import MaskRCNN
+
 # Of the focal loss (Lin et al. 2017, "Focal Loss for Dense Object Detection"): the weight of what
 # is an object, against the rest's, and the power of what is missing to certainty.
 ALPHA, GAMMA = 0.25, 2.0
@@ -58,6 +60,59 @@ def retinanet_losses(
     focal = weight * ops.sigmoid(against) ** GAMMA * ops.softplus(against)
     classes = ops.sum(focal * _expand(_counts(labels))) / positives
     return classes, _distance(deltas, expected, has_object) / positives
+
+
+class MaskRCNNLoss(nn.Cell):
+    """The losses of the proposals, and of the classes, boxes and masks of regions; their sum.
+
+    Args:
+        model: whose heads say what is in the regions.
+    """
+
+    def __init__(self, model: MaskRCNN) -> None:
+        super().__init__(auto_prefix=False)  # the parameters keep the model's names
+        self.num_classes = model.num_classes
+        self.box_pooling, self.mask_pooling = model.box_pooling, model.mask_pooling
+        self.heads = model.roi_head
+
+    def construct(
+        self,
+        outputs: tuple[tuple[Tensor, ...], ...],
+        anchor_labels: Tensor,
+        anchor_deltas: Tensor,
+        rois: Tensor,
+        labels: Tensor,
+        deltas: Tensor,
+        masks: Tensor,
+    ) -> Tensor:
+        """Of a batch, whose pictures have r regions, those of objects first.
+
+        Args:
+            outputs: of `MaskRCNN`: levels, logits and deltas.
+            anchor_labels: int32 (B, n): 0 for an object, 1 for none.
+            anchor_deltas: to the objects, (B, n, 4).
+            rois: (B, r, 5); see `mindtwins.detection.mask_rcnn.pool`.
+            labels: int32 (B, r), of the regions.
+            deltas: to the objects, (B, r, 4).
+            masks: uint8 (B, m, 28, 28), of the first m regions: 1 where the object is.
+
+        Returns:
+            A float32 scalar.
+        """
+        levels, logits, moves = outputs
+        logits, moves = ops.concat(logits, 1), ops.concat(moves, 1)
+        found, shifted = proposal_losses(logits, moves, anchor_labels, anchor_deltas)
+        features = self.box_pooling(levels, ops.reshape(rois, (-1, 5)))
+        logits, moves = self.heads.bbox_head(features)
+        labels_of_all, expected = ops.reshape(labels, (-1,)), ops.reshape(deltas, (-1, 4))
+        classes, boxes = region_losses(logits, moves, labels_of_all, expected, self.num_classes)
+        batch, most, height, width = masks.shape
+        features = self.mask_pooling(levels, ops.reshape(rois[:, :most], (-1, 5)))
+        drawn = self.heads.mask_head(features)
+        own = ops.reshape(labels[:, :most], (-1,))
+        own = ops.select(own < self.num_classes, own, ops.zeros_like(own) - 1)
+        pixels = mask_loss(drawn, own, ops.reshape(masks, (batch * most, height, width)))
+        return found + shifted + classes + boxes + pixels
 
 
 def proposal_losses(

@@ -188,8 +188,9 @@ class MaskRCNN(Detector):
 
     def _detect(self, images: Tensor, geometries: Sequence[Geometry]) -> list[Detections]:
         levels, logits, deltas = self(images)
-        regions = self.propose(arrays(logits), arrays(deltas), images.shape[2:], geometries)
-        features = self.box_pooling(levels, _padded(regions, PROPOSALS))
+        sizes = [(geometry.height, geometry.width) for geometry in geometries]
+        regions = self.propose(arrays(logits), arrays(deltas), images.shape[2:], sizes)
+        features = self.box_pooling(levels, Tensor(as_rois(regions, PROPOSALS)))
         classes, moves = arrays(self.roi_head.bbox_head(features))
         found = []
         for i, (own, geometry) in enumerate(zip(regions, geometries, strict=True)):
@@ -197,8 +198,8 @@ class MaskRCNN(Detector):
             found.append(
                 find_objects(own, classes[rows], moves[rows], geometry, self.postprocessing)
             )
-        rois = _padded([boxes for boxes, _ in found], MOST_DETECTIONS)
-        (masks,) = arrays([self.roi_head.mask_head(self.mask_pooling(levels, rois))])
+        rois = as_rois([boxes for boxes, _ in found], MOST_DETECTIONS)
+        (masks,) = arrays([self.roi_head.mask_head(self.mask_pooling(levels, Tensor(rois)))])
         masks = masks.reshape(len(found), MOST_DETECTIONS, *masks.shape[1:])
         detections = []
         for (boxes, objects), drawn, geometry in zip(found, masks, geometries, strict=True):
@@ -218,23 +219,32 @@ class MaskRCNN(Detector):
         logits: Sequence[np.ndarray],
         deltas: Sequence[np.ndarray],
         size: Sequence[int],
-        geometries: Sequence[Geometry],
+        sizes: Sequence[tuple[int, int]],
+        per_level: int = PROPOSALS,
     ) -> list[np.ndarray]:
-        """The proposals (n, 4) of each picture, best first, from what `construct` gives."""
+        """The proposals (n, 4) of each picture, best first, from what `construct` gives.
+
+        Args:
+            logits: (B, anchors) of each level.
+            deltas: (B, anchors, 4) of each level.
+            size: the (height, width) of the images.
+            sizes: that of each picture, without padding.
+            per_level: how many candidates a level may have, before suppression.
+        """
         anchors = self.anchors(*size)
         return [
             proposals(
                 [level[i] for level in logits],
                 [level[i] for level in deltas],
                 anchors,
-                geometry.height,
-                geometry.width,
+                height,
+                width,
                 self.postprocessing,
-                per_level=PROPOSALS,
+                per_level=per_level,
                 overlap=PROPOSAL_OVERLAP,
                 most=PROPOSALS,
             )[0]
-            for i, geometry in enumerate(geometries)
+            for i, (height, width) in enumerate(sizes)
         ]
 
 
@@ -270,11 +280,15 @@ def find_objects(
     return boxes * factor, Detections(boxes, *rest)
 
 
-def _padded(boxes: Sequence[np.ndarray], count: int) -> Tensor:
-    """Each picture's boxes (n, 4) as `count` regions (5,) with its number, the rest with -1."""
+def as_rois(boxes: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Each picture's boxes (n, 4) as `count` regions with its number, the rest with -1.
+
+    Returns:
+        float32 (pictures * count, 5), see `pool`.
+    """
     rois = np.zeros((len(boxes), count, 5), np.float32)
     rois[:, :, 0] = -1
     for number, (own, rows) in enumerate(zip(boxes, rois, strict=True)):
         rows[: len(own), 0] = number
         rows[: len(own), 1:] = own
-    return Tensor(rois.reshape(-1, 5))
+    return rois.reshape(-1, 5)

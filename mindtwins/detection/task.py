@@ -16,16 +16,18 @@ from mindtwins.data import text_files
 from mindtwins.data.decode import limit_pixels
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.detection import coco, digits
-from mindtwins.detection.assignment import RETINANET, AnchorTask
+from mindtwins.detection.assignment import PROPOSAL_SAMPLING, PROPOSALS, RETINANET, AnchorTask
 from mindtwins.detection.complexity import count, format_summary
 from mindtwins.detection.dataset import CocoDataset, find_coco
 from mindtwins.detection.detector import Detector
 from mindtwins.detection.digits import find_digits, write_detection_digits
 from mindtwins.detection.evaluator import DetectionEvaluator
 from mindtwins.detection.loader import build_detection_loader, build_detection_training_loader
-from mindtwins.detection.loss import RetinaNetLoss
+from mindtwins.detection.loss import MaskRCNNLoss, RetinaNetLoss
+from mindtwins.detection.mask_rcnn import MaskRCNN
 from mindtwins.detection.metrics import DetectionMetrics
 from mindtwins.detection.predict import describe, detect
+from mindtwins.detection.regions import RegionChoice
 from mindtwins.detection.retinanet import RetinaNet
 from mindtwins.detection.transforms import SCALE, BatchSizes, DetectionTransform, TestTransform
 from mindtwins.detection.variants import create_detector, detector_metadata, split_name
@@ -43,6 +45,7 @@ from mindtwins.training.recipe import (
     with_known_dataset,
 )
 from mindtwins.training.recorded import as_trained, describe_use, record, states
+from mindtwins.training.step import Complete
 
 
 class DetectionTask:
@@ -55,8 +58,8 @@ class DetectionTask:
         "test_box_ap50": "box AP50",
         "test_box_ap_ema": "box AP, moving average",
     }
-    # None, but a loss is divided by the objects' anchors of all images that share a pass.
-    has_batch_norms = True
+    # A loss is divided by how many anchors or regions count in all images that share a pass.
+    couples_images = True
 
     preprocessing_options = ("resize_scale", "mean", "std", "exif_orientation")
     data_options = ("dataset", "val_split")
@@ -70,11 +73,6 @@ class DetectionTask:
         known = replace(self.config, class_names="") if is_training else self.config
         self.classes = known_classes(known, checkpoint)
         self._new_head = config.drop_head
-        if isinstance(config, TrainConfig) and self._has_masks() and not config.summary:
-            raise UserError(
-                f"{config.model} cannot be trained yet, only evaluated and used: train a RetinaNet,"
-                f" such as retinanet_{split_name(config.model)[1]}"
-            )
 
     def _has_masks(self) -> bool:
         return split_name(self.config.model)[0] == "maskrcnn"
@@ -187,7 +185,7 @@ class DetectionTask:
         )
 
     def training_loader(self, data: CocoDataset, world: World) -> TrainingLoader:
-        """This rank's augmented batches, with what is to be said of every anchor."""
+        """This rank's augmented batches, with what is to be said of anchors, and objects' masks."""
         config = self.config
         transform = DetectionTransform(
             config.mean,
@@ -199,7 +197,7 @@ class DetectionTask:
         return build_detection_training_loader(
             data,
             transform,
-            AnchorTask(RetinaNet.strides, RetinaNet.scales, config.num_classes, RETINANET),
+            self._anchors(),
             BatchSizes(SCALE if config.multi_scale else config.resize_scale, config.size_steps),
             batch_size=config.batch_size,
             seed=config.seed,
@@ -207,14 +205,30 @@ class DetectionTask:
             options=loader_options(config, world),
         )
 
+    def _anchors(self) -> AnchorTask:
+        """What is learned of the anchors: their classes, or whether there is an object at all."""
+        if not self._has_masks():
+            return AnchorTask(
+                RetinaNet.strides, RetinaNet.scales, self.config.num_classes, RETINANET
+            )
+        return AnchorTask(MaskRCNN.strides, MaskRCNN.scales, 1, PROPOSALS, PROPOSAL_SAMPLING)
+
     def size_in_words(self) -> str:
         """What the sides are limited to."""
         long, short = SCALE if self.config.multi_scale else self.config.resize_scale
         return f"up to {long} x {short} pixels"
 
-    def loss(self) -> nn.Cell:
-        """Focal loss of the anchors' classes, and how far their boxes are off."""
+    def loss(self, model: nn.Cell) -> nn.Cell:
+        """Of the anchors and, where there is a second stage, of regions; see `loss`."""
+        if self._has_masks():
+            return MaskRCNNLoss(cast(MaskRCNN, model))
         return RetinaNetLoss(self.config.num_classes)
+
+    def completion(self, model: nn.Cell) -> Complete | None:
+        """The choice of a second stage's regions among what the model proposes."""
+        if not self._has_masks():
+            return None
+        return RegionChoice(cast(MaskRCNN, model), self.config.region_samples)
 
     def evaluator(self, model: Model, data: CocoDataset, world: World) -> DetectionEvaluator:
         """COCO's average precision and recall, of boxes and, where there are some, of masks."""

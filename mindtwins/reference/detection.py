@@ -336,16 +336,74 @@ class MaskRCNNReference(nn.Module):
         named = {"regions": features, "classes": classes, "boxes": moves, "masks": masks}
         return outputs | named
 
-    def propose(self, levels: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    def losses(
+        self,
+        images: Tensor,
+        anchor_labels: Tensor,
+        anchor_deltas: Tensor,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        masks: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        """The five losses of a training step, whose sum is its loss.
+
+        Args:
+            images: (N, C, H, W).
+            anchor_labels: (N, n): 0 for an object, 1 for none, -1 for what is not sampled.
+            anchor_deltas: (N, n, 4), to the objects.
+            boxes: the sampled regions (r, 4) of each image.
+            labels: their classes (r,), or the number of classes for none.
+            deltas: to the objects, (r, 4).
+            masks: 0 or 1, (p, 28, 28), of the regions that are of an object.
+        """
+        levels = self.neck(self.backbone(images))
+        logits, moves = (
+            torch.cat(parts, 1)
+            for parts in zip(*(self.rpn_head(level) for level in levels), strict=True)
+        )
+        has_object, counts = anchor_labels == 0, anchor_labels >= 0
+        sampled = sum(
+            max(int((own == label).sum()), 1) for own in anchor_labels for label in (0, 1)
+        )
+        wanted = has_object[counts].to(logits)
+        entropy = F.binary_cross_entropy_with_logits(logits[counts], wanted, reduction="sum")
+        distance = (moves[has_object] - anchor_deltas[has_object]).abs().sum()
+        features = torch.cat([pool(levels, i, own, 7) for i, own in enumerate(boxes)])
+        classes, shifts = self.roi_head.bbox_head(features)
+        joined = torch.cat(list(labels))
+        rows = (joined < self.num_classes).nonzero()[:, 0]
+        own_shifts = shifts.unflatten(1, (self.num_classes, 4))[rows, joined[rows]]
+        drawn = torch.cat(
+            [
+                pool(levels, i, own[of < self.num_classes], 14)
+                for i, (own, of) in enumerate(zip(boxes, labels, strict=True))
+            ]
+        )
+        own_masks = self.roi_head.mask_head(drawn)[range(len(rows)), joined[rows]]
+        pixels = F.binary_cross_entropy_with_logits(
+            own_masks, torch.cat(list(masks)).to(own_masks), reduction="sum"
+        )
+        return {
+            "rpn_cls": entropy / sampled,
+            "rpn_bbox": distance / sampled,
+            "cls": F.cross_entropy(classes, joined),
+            "bbox": (own_shifts - torch.cat(list(deltas))[rows]).abs().sum() / len(joined),
+            "mask": pixels / max(own_masks.numel(), 1),
+        }
+
+    def propose(
+        self, levels: Sequence[Tensor], size: Sequence[int], per_level: int = 1000
+    ) -> Tensor:
         """The pyramid of one image -> the at most 1000 proposals (n, 4), best first."""
         boxes, scores, groups = [], [], []
         for number, (level, stride) in enumerate(zip(levels, (4, 8, 16, 32, 64), strict=True)):
             logits, deltas = self.rpn_head(level)
             likely, order = logits[0].sigmoid().sort(descending=True)
-            order = order[:1000]
+            order = order[:per_level]
             anchors = anchors_of(level.shape[-2:], stride, [8])
             boxes.append(decode(anchors[order].to(level), deltas[0, order], (1, 1, 1, 1), size))
-            scores.append(likely[:1000])
+            scores.append(likely[:per_level])
             groups.append(torch.full((len(order),), number))
         joined, likely = torch.cat(boxes), torch.cat(scores)
         return joined[batched_nms(joined, likely, torch.cat(groups), 0.7)[:1000]]

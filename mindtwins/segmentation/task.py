@@ -73,7 +73,7 @@ class Segmentation:
         "test_aacc": "pixel accuracy",
         "test_miou_ema": "mIoU, moving average",
     }
-    has_batch_norms = True
+    couples_images = True  # by batch norms
 
     preprocessing_options = (
         *("image_size", "resize_scale", "mean", "std", "exif_orientation"),
@@ -234,10 +234,13 @@ class Segmentation:
         """That of the crops."""
         return f"{self.config.image_size} x {self.config.image_size} pixels"
 
-    def loss(self) -> nn.Cell:
+    def loss(self, model: nn.Cell) -> nn.Cell:
         """Cross entropy per pixel, the auxiliary head's with a weight."""
         auxiliary = resolve_widths(self.config.model, None, None).auxiliary_channels > 0
         return PixelCrossEntropy((1.0, self.config.auxiliary_weight) if auxiliary else (1.0,))
+
+    def completion(self, model: nn.Cell) -> None:
+        """Targets are complete as they are loaded."""
 
     def evaluator(
         self, model: Model, data: ImageLabelFolder, world: World

@@ -98,9 +98,11 @@ class Trainer:
         model, self.metadata = task.build_model(self.world)
         entries = task.entries(train_data)
         self.identity = run_identity(config, entries, self.global_batch, self.metadata)
-        self._has_batch_norms = task.has_batch_norms
+        self._couples_images = task.couples_images
         mean = self.world.mean_over_ranks()
-        self.train_state = TrainState(model, task.loss(), config, self.global_batch, mean)
+        self.train_state = TrainState(
+            model, task.loss(model), config, self.global_batch, mean, task.completion(model)
+        )
         self.evaluator = task.evaluator(model, test_data, self.world)
         self.score_name = task.score_name
         self._size = task.size_in_words()
@@ -192,7 +194,7 @@ class Trainer:
         """Go on where the checkpoint is that `--resume` found."""
         checkpoint = self._continued
         assert checkpoint is not None
-        for notice in check_continuation(checkpoint, self.identity, self._has_batch_norms):
+        for notice in check_continuation(checkpoint, self.identity, self._couples_images):
             self.say(f"notice: {notice}")
         self.train_state.restore(checkpoint)
         self.progress = Progress(**checkpoint.stated["progress"])

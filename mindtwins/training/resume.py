@@ -28,13 +28,13 @@ def run_identity(
 
 
 def check_continuation(
-    checkpoint: Checkpoint, now: Mapping, has_batch_norms: bool = False
+    checkpoint: Checkpoint, now: Mapping, couples_images: bool = False
 ) -> list[str]:
     """Compare the run that wrote a checkpoint with the one that is to continue it.
 
     Args:
         now: `run_identity` of the continuation.
-        has_batch_norms: their statistics are those of the images of one pass.
+        couples_images: whether a step depends on which images share a pass.
 
     Returns:
         Sentences about harmless differences.
@@ -53,7 +53,7 @@ def check_continuation(
     for name in ("global_batch", "training_images"):
         if then[name] != now[name]:
             changed[name.replace("_", " ")] = (then[name], now[name])
-    if has_batch_norms:
+    if couples_images:
         was, is_now = _images_per_pass(then), _images_per_pass(now)
         if was != is_now:
             changed["images per pass (batch_size x ranks)"] = (was, is_now)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import mindspore as ms
 import numpy as np
@@ -33,6 +33,10 @@ class MicroBatch:
     targets: np.ndarray | tuple[np.ndarray, ...]
     drop_path_mask: np.ndarray | None = None
     dropout_mask: np.ndarray | None = None
+
+
+# What a micro-batch becomes before its pass, where targets follow from the model as it is now.
+Complete: TypeAlias = Callable[[MicroBatch], MicroBatch]
 
 
 class StepResult(NamedTuple):
@@ -65,6 +69,8 @@ class TrainStep:
         clip: largest global norm of the gradient; 0 for no limit.
         accumulation: micro-batches per optimizer step.
         reducer: averages a tuple of tensors over the ranks; None for a lone process.
+        complete: makes of each micro-batch, just before its pass, the one that is learned from;
+            None: they are complete as they come.
     """
 
     def __init__(
@@ -76,10 +82,12 @@ class TrainStep:
         clip: float = 0.0,
         accumulation: int = 1,
         reducer: nn.Cell | None = None,
+        complete: Complete | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.loss_scale = loss_scale
         self._model = model
+        self._complete = complete
         differentiate = _Differentiate(model, loss, optimizer, loss_scale)
         update = _Update(optimizer, loss_scale, clip, accumulation, reducer)
         self.accumulates = accumulation > 1
@@ -94,16 +102,18 @@ class TrainStep:
         """Make one optimizer step at the learning rate `lr`."""
         if not self._model.training:  # after an evaluation; images of a new size are compiled now
             self._model.set_train()
-        inputs = [_graph_inputs(batch) for batch in batches]
         rate = Tensor(lr, ms.float32)
         if self.accumulates:
-            for batch in inputs:
-                self._add(*batch)
+            for batch in batches:
+                self._add(*self._inputs(batch))
             results = self._finish(rate)
         else:
-            results = self._step(rate, *inputs[0])
+            results = self._step(rate, *self._inputs(batches[0]))
         loss, norm, finite = (tensor.asnumpy().item() for tensor in results)
         return StepResult(loss, norm, finite)
+
+    def _inputs(self, batch: MicroBatch) -> tuple[Tensor | None, ...]:
+        return _graph_inputs(batch if self._complete is None else self._complete(batch))
 
 
 def build_train_step(
@@ -120,11 +130,12 @@ def build_train_step(
     accumulation: int = 1,
     loss_scale: LossScale | None = None,
     reducer: nn.Cell | None = None,
+    complete: Complete | None = None,
 ) -> TrainStep:
     """A training step of AdamW with the recipes' defaults.
 
     Args:
-        model, loss, accumulation, reducer: see `TrainStep`.
+        model, loss, accumulation, reducer, complete: see `TrainStep`.
         weight_decay, no_decay, layer_decay, freeze_backbone: see `parameter_groups`.
         betas, eps: see `AdamW`.
         clip_grad: largest global norm of the gradient; 0 for no limit.
@@ -139,6 +150,7 @@ def build_train_step(
         clip_grad,
         accumulation,
         reducer,
+        complete,
     )
 
 

@@ -14,6 +14,7 @@ from mindtwins.data.loader import TrainingLoader
 from mindtwins.execution import Model
 from mindtwins.models.complexity import Part
 from mindtwins.training.distributed import World
+from mindtwins.training.step import Complete
 
 
 class DataSet(Protocol):
@@ -84,7 +85,7 @@ class Task(Protocol[Data, Found]):
         datasets: the values of the option `dataset` that go with it.
         score_name: what the metrics' score is called.
         curves: the metrics that are drawn, as the log has them, and what they are called.
-        has_batch_norms: whether a step depends on which images share a pass.
+        couples_images: whether a step depends on which images share a pass.
         config: the recipe, with what the checkpoint and the data say where it leaves that open.
         classes: the names of the model's classes, by number; None where they are not known.
     """
@@ -99,7 +100,7 @@ class Task(Protocol[Data, Found]):
     def curves(self) -> dict[str, str]: ...
 
     @property
-    def has_batch_norms(self) -> bool: ...
+    def couples_images(self) -> bool: ...
 
     @property
     def config(self) -> Config: ...
@@ -131,8 +132,14 @@ class Task(Protocol[Data, Found]):
     def size_in_words(self) -> str:
         """How large the images are that are trained on."""
 
-    def loss(self) -> nn.Cell:
-        """From (the model's output in training, targets) to a float32 scalar."""
+    def loss(self, model: nn.Cell) -> nn.Cell:
+        """From (the model's output in training, targets) to a float32 scalar.
+
+        It may hold parts of the model, which see what the targets say.
+        """
+
+    def completion(self, model: nn.Cell) -> Complete | None:
+        """Where targets follow from what the model computes in the same step: how; else None."""
 
     def evaluator(self, model: Model, data: Data, world: World) -> Evaluator[Found]:
         """Evaluates a model on the data, shared by the ranks."""

@@ -14,7 +14,7 @@ from mindtwins.data.loader import TrainingBatch
 from mindtwins.training.drop_masks import draw_drop_masks
 from mindtwins.training.ema import MovingAverage
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.step import MicroBatch, StepResult, build_train_step
+from mindtwins.training.step import Complete, MicroBatch, StepResult, build_train_step
 
 
 class TrainState:
@@ -34,6 +34,7 @@ class TrainState:
         config: Config,
         global_batch: int,
         reducer: nn.Cell | None = None,
+        complete: Complete | None = None,
     ) -> None:
         self.model = model
         self.n_parameters = sum(math.prod(p.shape) for p in model.trainable_params())
@@ -54,6 +55,7 @@ class TrainState:
             accumulation=config.gradient_accumulation_steps,
             loss_scale=self.loss_scale,
             reducer=reducer,
+            complete=complete,
         )
         self._seed = config.seed
         self._global_batch = global_batch

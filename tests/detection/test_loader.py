@@ -72,7 +72,7 @@ def test_batches_are_padded_samples(folder: Path) -> None:
     data = CocoDataset(folder / "images", folder / "annotations.json", masks=True, training=True)
     assert len(data) == 5
     for batch in batches:
-        anchor_labels, anchor_deltas, boxes, labels, sizes, masks = batch.targets
+        anchor_labels, anchor_deltas, boxes, labels, sizes, masks, seeds = batch.targets
         generators = [sample_generator(5, batch.epoch, int(index)) for index in batch.index]
         samples = [
             TRANSFORM(*data.read(int(index)), rng)
@@ -110,6 +110,7 @@ def test_batches_are_padded_samples(folder: Path) -> None:
                 masks[row, :count, : sample.height, : sample.width], expected
             )
             assert masks[row].sum() == expected.sum()
+            assert seeds[row] == generators[row].integers(2**63)  # the draw after the others
     of_first_epoch = sorted(index for batch in batches[:3] for index in batch.index)
     assert of_first_epoch == [0, 1, 1, 2, 3, 4]
     tall = [set(batch.index) for batch in batches if 1 in batch.index]

@@ -123,7 +123,7 @@ def test_proposals():
     images = photographs(96, 128)
     _, logits, deltas = detector(Tensor(images))
     outputs = ([x.asnumpy() for x in values] for values in (logits, deltas))
-    (found,) = detector.propose(*outputs, (96, 128), [geometry(90, 125)])
+    (found,) = detector.propose(*outputs, (96, 128), [(90, 125)])
     with torch.no_grad():
         expected = reference.propose(
             reference.neck(reference.backbone(torch.from_numpy(images))), (90, 125)

@@ -98,13 +98,13 @@ def test_a_segmentor_s_batch_norms_see_as_many_images_as_before():
         return run_identity(TrainConfig(task="segmentation", **options), IMAGES, 16, MODEL)
 
     then = identity(batch_size=8)
-    assert check_continuation(saved(then), identity(batch_size=16), has_batch_norms=True) == [
+    assert check_continuation(saved(then), identity(batch_size=16), couples_images=True) == [
         "continuing with another batch_size: 8 -> 16"
     ]
     now = identity(batch_size=8, gradient_accumulation_steps=2)
     message = r"\(images per pass \(batch_size x ranks\): 16 -> 8\)"
     with pytest.raises(UserError, match=message):
-        check_continuation(saved(then), now, has_batch_norms=True)
+        check_continuation(saved(then), now, couples_images=True)
 
 
 @pytest.mark.parametrize("metadata", [None, {"variant": "svt_small"}])

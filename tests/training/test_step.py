@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -247,3 +249,24 @@ def test_a_new_size_after_an_evaluation_is_trained_on(accumulation: int):
         batch = MicroBatch(np.ones((1, 3, side, side), np.float32), np.zeros(1, np.float32))
         assert step([batch] * accumulation, lr=1e-6).loss == pytest.approx(2, rel=1e-4)
         model.set_train(False)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_targets_may_follow_from_the_model_as_it_is(accumulation: int):
+    """A micro-batch is completed just before its pass, by a model that trains."""
+    model = TrainsOnly()
+    seen = []
+
+    def complete(batch: MicroBatch) -> MicroBatch:
+        seen.append((float(model.weight.asnumpy()), model.training))
+        return replace(batch, targets=batch.targets + np.float32(len(seen)))
+
+    step = build_train_step(model, Difference(), accumulation=accumulation, complete=complete)
+    batch = MicroBatch(np.ones((1, 3, 4, 4), np.float32), np.zeros(1, np.float32))
+    model.set_train(False)
+    losses = [step([batch] * accumulation, lr=0.5).loss for _ in range(2)]
+    weights = [weight for weight, _ in seen]
+    assert len(seen) == 2 * accumulation and all(training for _, training in seen)
+    assert weights[:accumulation] == [2] * accumulation and weights[-1] < 2
+    expected = np.reshape(weights, (2, -1)) - np.arange(1, len(seen) + 1).reshape(2, -1)
+    np.testing.assert_allclose(losses, expected.mean(1), rtol=1e-6)

@@ -1,0 +1,231 @@
+"""The step of a Mask R-CNN: its regions, and its losses and gradients against PyTorch's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import Tensor
+from parity import copy_weights, name_in_torch, photographs
+
+from mindtwins.detection.assignment import PROPOSAL_SAMPLING, PROPOSALS, AnchorTask, Sampling
+from mindtwins.detection.loss import MaskRCNNLoss, mask_loss, region_losses
+from mindtwins.detection.mask_rcnn import MaskRCNN
+from mindtwins.detection.regions import CANDIDATES, RegionChoice, stack_regions
+from mindtwins.detection.variants import create_detector
+from mindtwins.reference.detection import create_detection_reference
+from mindtwins.reference.weights import randomize
+from mindtwins.training.step import MicroBatch, TrainStep, build_train_step
+
+CLASSES = 5
+SIZE = (32, 64)
+BOXES = np.float32([[2, 3, 20, 25], [15, 5, 60, 30], [30, 10, 41, 21]])
+LABELS = np.int32([2, 0, 4])
+
+
+def test_regions_and_losses_of_mmdetection() -> None:
+    """With its draws; a picture has objects and the other none, and rows are filled up."""
+    stored = np.load(Path(__file__).parent / "fixtures" / "second_stage_loss.npz")
+    theirs = {
+        key: value.astype(np.float32) if value.dtype == np.float16 else value
+        for key, value in stored.items()
+    }
+    draws = [theirs[f"permutation_{number}"] for number in range(3)]
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
+    rois, labels, deltas, masks = stack_regions(
+        [theirs["proposals_0"], theirs["proposals_1"]],
+        [theirs["gt_boxes"], nothing[0]],
+        [theirs["gt_labels"], nothing[1]],
+        [theirs["gt_masks"], np.zeros((1, 64, 64), np.uint8)],
+        CLASSES,
+        Sampling(48, 0.25),
+        [lambda _: draws.pop(0)] * 2,
+    )
+    assert rois.shape == (2, 48, 5) and not draws
+    np.testing.assert_array_equal(rois.reshape(-1, 5), theirs["rois"])
+    np.testing.assert_array_equal(labels.ravel(), theirs["labels"])
+    np.testing.assert_array_equal(masks[0], theirs["mask_targets"])
+    assert masks.shape == (2, 12, 28, 28) and not masks[1].any()
+    # More rows than regions.
+    more = stack_regions(
+        [rois[0, :, 1:]], [nothing[0]], [nothing[1]], masks[1:], CLASSES, Sampling(60, 0.25), [len]
+    )
+    assert (more[1][0] == CLASSES).sum() == 48 and (more[1][0] == -1).sum() == 12
+    assert (more[0][0, :48, 0] == 0).all() and (more[0][0, 48:, 0] == -1).all()
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    logits, moves = Tensor(theirs["logits"]), Tensor(theirs["deltas"])
+    found = region_losses(
+        logits, moves, Tensor(labels.ravel()), Tensor(deltas.reshape(-1, 4)), CLASSES
+    )
+    drawn = np.zeros((24, 28, 28, CLASSES), np.float32)
+    drawn[:12] = theirs["mask_logits"].transpose(0, 2, 3, 1)
+    own = np.where(labels[:, :12] < CLASSES, labels[:, :12], -1).ravel()
+    pixels = mask_loss(Tensor(drawn), Tensor(own), Tensor(masks.reshape(24, 28, 28)))
+    expected = [theirs[f"loss_{name}"].sum() for name in ("cls", "bbox", "mask")]
+    np.testing.assert_allclose([float(loss) for loss in (*found, pixels)], expected, rtol=1e-5)
+
+
+def pair() -> tuple[MaskRCNN, torch.nn.Module]:
+    reference = randomize(create_detection_reference("maskrcnn_svt_tiny", CLASSES))
+    detector = create_detector("maskrcnn_svt_tiny", CLASSES)
+    copy_weights(reference, detector)
+    assert isinstance(detector, MaskRCNN)
+    return detector, reference
+
+
+def two_pictures(seed: int = 0) -> MicroBatch:
+    """One with three objects, and a smaller one without any, as the loader gives them."""
+    anchors = AnchorTask(MaskRCNN.strides, MaskRCNN.scales, 1, PROPOSALS, PROPOSAL_SAMPLING)
+    rng = np.random.default_rng(seed)
+    images = photographs(*SIZE, batch=2)
+    images[1, :, :, 32:] = 0
+    sizes = np.int32([[30, 60], [32, 32]])
+    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
+    said = [
+        anchors.targets(*objects, padded, SIZE, rng)
+        for objects, padded in (((BOXES, LABELS), SIZE), (none, (32, 32)))
+    ]
+    boxes, labels = np.zeros((2, 3, 4), np.float32), np.full((2, 3), -1, np.int32)
+    boxes[0], labels[0] = BOXES, LABELS
+    masks = np.zeros((2, 3, *SIZE), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks[0], BOXES.astype(int), strict=True):
+        mask[y1:y2, x1:x2] = rng.random((y2 - y1, x2 - x1)) < 0.7
+    targets = (
+        *(np.stack(kind) for kind in zip(*said, strict=True)),
+        *(boxes, labels, sizes, masks, np.int64([5, 2**62 + seed])),
+    )
+    return MicroBatch(images, targets)
+
+
+def training_step(model: MaskRCNN, **options: object) -> TrainStep:
+    model.set_train()
+    return build_train_step(
+        model, MaskRCNNLoss(model), clip_grad=0, complete=RegionChoice(model), **options
+    )
+
+
+def gradients(step: TrainStep) -> dict[str, np.ndarray]:
+    """Of the first step, which its first moments are a tenth of."""
+    optimizer = step.optimizer
+    return {
+        parameter.name: moment.asnumpy() / np.float32(0.1)
+        for parameter, moment in zip(optimizer.parameters, optimizer.moments, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(ms.PYNATIVE_MODE, id="pynative"),
+        pytest.param(ms.GRAPH_MODE, id="graph", marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_equals_pytorchs(mode: int) -> None:
+    ms.set_context(mode=mode)
+    model, reference = pair()
+    batch = two_pictures()
+    step = training_step(model)
+    completed = RegionChoice(model)(batch)
+    anchor_labels, anchor_deltas, rois, labels, deltas, masks = completed.targets
+    regions = [(own >= 0).sum() for own in labels]
+    positive = [((own >= 0) & (own < CLASSES)).sum() for own in labels]
+    assert all(100 < count < 512 for count in regions)  # all that there are
+    assert positive[0] >= 3 and positive[1] == 0  # the objects are among the regions
+    np.testing.assert_array_equal(rois[0, :3, 1:], BOXES)
+
+    images = torch.from_numpy(batch.images)
+    with torch.no_grad():
+        levels = reference.neck(reference.backbone(images))
+        for number, (count, objects) in enumerate(zip(regions, (3, 0), strict=True)):
+            own = [level[number : number + 1] for level in levels]
+            proposed = reference.propose(own, batch.targets[4][number].tolist(), CANDIDATES)
+            assert count == len(proposed) + objects
+            chosen = np.sort(rois[number, :count, 1:], axis=0)
+            objects = np.concatenate([batch.targets[2][number][:objects], proposed])
+            # Sorted by each coordinate, for a tie of scores may fall either way.
+            assert (np.abs(chosen - np.sort(objects, axis=0)) < 1e-3).mean() > 0.99
+
+    result = step([batch], 1e-6)
+    losses = reference.losses(
+        images,
+        torch.from_numpy(anchor_labels),
+        torch.from_numpy(anchor_deltas),
+        [torch.from_numpy(rois[i, :count, 1:]) for i, count in enumerate(regions)],
+        [torch.from_numpy(labels[i, :count]).long() for i, count in enumerate(regions)],
+        [torch.from_numpy(deltas[i, :count]) for i, count in enumerate(regions)],
+        [torch.from_numpy(masks[i, :count]) for i, count in enumerate(positive)],
+    )
+    assert all(loss.item() > 0 for loss in losses.values())
+    total = sum(losses.values())
+    assert result.loss == pytest.approx(total.item(), rel=1e-5)
+    total.backward()
+    for name, found in gradients(step).items():
+        expected = reference.get_parameter(name_in_torch(name)).grad.numpy()
+        error, largest = np.abs(found - expected).max(), np.abs(expected).max()
+        assert error <= 1e-4 * largest > 0, name
+
+
+@pytest.mark.slow
+def test_accumulation_averages_what_the_passes_say() -> None:
+    """Each with regions of its own pictures, whatever the order; the weights are those before."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    batches = [two_pictures(seed) for seed in range(2)]
+    alone = []
+    for batch in batches:
+        step = training_step(pair()[0])
+        alone.append((step([batch], 1e-3).loss, gradients(step)))
+    both = training_step(pair()[0], accumulation=2)
+    loss = both(batches[::-1], 1e-3).loss
+    assert loss == pytest.approx(np.mean([loss for loss, _ in alone]), rel=1e-6)
+    for name, found in gradients(both).items():
+        expected = (alone[0][1][name] + alone[1][1][name]) / 2
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_regions_are_drawn_by_the_pictures_seeds() -> None:
+    """Few are drawn of many, a quarter of them of objects, each time the same."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    model, _ = pair()
+    choose, batch = RegionChoice(model, 40), two_pictures()
+    first, again = choose(batch).targets, choose(batch).targets
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    rois, labels, _, masks = first[2:]
+    assert rois.shape == (2, 40, 5) and masks.shape == (2, 10, 28, 28)
+    assert [(own < CLASSES).sum() for own in labels] == [10, 0] and (labels >= 0).all()
+    assert (rois[:, :, 0] == [[0], [1]]).all()
+    *rest, seeds = batch.targets
+    seeds[1] += 1
+    other = choose(MicroBatch(batch.images, (*rest, seeds))).targets[2]
+    np.testing.assert_array_equal(other[0], rois[0])
+    assert (other[1] != rois[1]).any()
+
+
+def test_a_diverged_model_proposes_nothing() -> None:
+    """So that the loop, which sees no finite loss either, says what it says of any model."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    model, _ = pair()
+    batch = two_pictures()
+    model.rpn_head.rpn_cls.bias.set_data(Tensor(np.full(3, np.nan, np.float32)))
+    completed = RegionChoice(model)(batch)
+    assert [(own >= 0).sum() for own in completed.targets[3]] == [3, 0]  # the objects themselves
+    assert np.isnan(training_step(model)([batch], 1e-3).loss)
+
+
+def test_pictures_without_any_object() -> None:
+    """The step learns that nothing is there, and nothing of boxes and masks."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    model, _ = pair()
+    batch = two_pictures()
+    labels, deltas, boxes, classes, sizes, masks, seeds = batch.targets
+    labels, boxes, classes = np.where(labels == 0, 1, labels), boxes * 0, classes * 0 - 1
+    batch = MicroBatch(batch.images, (labels, deltas * 0, boxes, classes, sizes, masks * 0, seeds))
+    step = training_step(model)
+    result = step([batch], 1e-6)
+    assert result.finite and result.loss > 0
+    for name, gradient in gradients(step).items():
+        learns_of_objects = "mask_head" in name or "fc_reg" in name or "rpn_reg" in name
+        assert gradient.any() != learns_of_objects, name
