@@ -375,12 +375,14 @@ DETECTION.remove("pcpvt_l_3x")
 
 
 @pytest.mark.parametrize("name", DETECTION)
-def test_detection_recipes_state_the_authors_values(name: str):
-    config = parse("-c", str(CONFIGS / f"retinanet_{name}.yaml"), "--data_dir", "coco")
-    is_long = name.endswith("_3x")
+@pytest.mark.parametrize("head", ["retinanet", "maskrcnn"])
+def test_detection_recipes_state_the_authors_values(head: str, name: str):
+    config = parse("-c", str(CONFIGS / f"{head}_{name}.yaml"), "--data_dir", "coco")
+    is_long, has_masks = name.endswith("_3x"), head == "maskrcnn"
+    doubled = 2 if has_masks and not is_long else 1
     expected = {
         "task": "detection",
-        "model": f"retinanet_{RECIPES[name[:-3]][0]}",
+        "model": f"{head}_{RECIPES[name[:-3]][0]}",
         "dataset": "coco",
         "num_classes": 80,
         "resize_scale": (1333, 800),
@@ -388,12 +390,12 @@ def test_detection_recipes_state_the_authors_values(name: str):
         "multi_scale": is_long,
         "hflip": 0.5,
         "scheduler": "step",
-        "lr": 1e-4,
+        "lr": doubled * 1e-4,
         "lr_reference_batch": 0,
         "min_lr": 0,
         "warmup_epochs": 0,
         "warmup_steps": 500,
-        "warmup_lr": 1e-7,
+        "warmup_lr": doubled * 1e-7,
         "epoch_size": 36 if is_long else 12,
         "lr_epochs": (27, 33) if is_long else (8, 11),
         "batch_size": 2,
@@ -404,7 +406,9 @@ def test_detection_recipes_state_the_authors_values(name: str):
         "layer_decay": 1,
         "clip_grad": 0,
         "drop_path_rate": 0.2,
-        "amp_level": "O0",
+        "amp_level": "O2" if has_masks and is_long else "O0",
+        "loss_scale": 512 if has_masks and is_long else 65536,
+        "region_samples": 512,
     }
     assert {key: getattr(config, key) for key in expected} == expected
 
