@@ -13,11 +13,12 @@ export GLOG_v ?= 3
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-seg bench docs test test-fast test-endurance test-oldest lint wheel clean
+.PHONY: help install demo demo-seg demo-det bench docs test test-fast test-endurance test-oldest lint wheel clean
 
 help:
 	@echo "make demo         train, validate, convert and classify on embedded data"
 	@echo "make demo-seg     the same for segmentation"
+	@echo "make demo-det     the same for detection"
 	@echo "make test         formatting, linting, types and the test suite"
 	@echo "make test-fast    the suite without its slow sweeps"
 	@echo "make lint         formatting, linting and types alone"
@@ -44,6 +45,9 @@ demo: $(VENV)/installed
 
 demo-seg: $(VENV)/installed
 	$(BIN)/python demo.py --task segmentation
+
+demo-det: $(VENV)/installed
+	$(BIN)/python demo.py --task detection
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.speed
@@ -80,4 +84,4 @@ wheel:
 	PATH=$(abspath .venv-release/bin):$$PATH auditwheel repair --wheel-dir dist build/release/*.whl
 
 clean:
-	rm -rf .venv .venv-oldest .venv-release dist outputs/demo_* data/digits data/segmentation_digits build *.egg-info
+	rm -rf .venv .venv-oldest .venv-release dist outputs/demo_* data/digits data/*_digits build *.egg-info

@@ -1,6 +1,6 @@
 """The main job on embedded data: train, validate, convert, and use the result.
 
-    python demo.py [--task segmentation] [--output_dir outputs/demo] [--pt_path weights.pth]
+    python demo.py [--task detection] [--output_dir outputs/demo] [--pt_path weights.pth]
 
 Each step is a command that anybody can run on data of their own; it is printed before it runs.
 Published weights cannot be shipped with the code, so unless --pt_path names a PyTorch checkpoint
@@ -107,6 +107,19 @@ class Demo:
         )
         return json.loads(validation.read_text())
 
+    def use(self, title: str, config: str, data: str) -> Path:
+        """Infer four of the images in a folder with the best weights; the folder of what came."""
+        pictures, images = self.out / "found", self.out / "some_images"
+        images.mkdir()
+        for path in sorted(Path(data).iterdir())[:4]:
+            shutil.copy(path, images)
+        self.step(
+            title,
+            *("infer.py", "-c", config, "--ckpt_path", self.out / "trained/best.ckpt"),
+            *("--images", images, "--output_dir", pictures),
+        )
+        return pictures
+
     def convert(self, name: str) -> Path:
         """Convert the PyTorch checkpoint, or a random one of this model, and verify it."""
         source = self.pt_path or write_random_checkpoint(name, self.out / f"{name}.pth")
@@ -153,46 +166,55 @@ def segmentation(demo: Demo) -> None:
         f"mIoU {found['miou']:.2f} %, pixels {found['aacc']:.2f} % of {found['images']} held-out"
         " images"
     )
-    pictures, images = demo.out / "segmented", demo.out / "some_images"
-    images.mkdir()
-    for path in sorted(Path("data/segmentation_digits/images/validation").iterdir())[:4]:
-        shutil.copy(path, images)
-    demo.step(
-        "segment images",
-        *("infer.py", "-c", config, "--ckpt_path", demo.out / "trained/best.ckpt"),
-        *("--images", images, "--output_dir", pictures),
-    )
+    pictures = demo.use("segment images", config, "data/segmentation_digits/images/validation")
     demo.add_result(f"see {pictures}/*_overlay.png")
     demo.convert("upernet_svt_small")
 
 
-DEMOS = {"classification": classification, "segmentation": segmentation}
+def detection(demo: Demo) -> None:
+    """Handwritten digits on textures, with their masks; then a converted Mask R-CNN SVT-S."""
+    config = "configs/maskrcnn_svt_tiny_digits.yaml"
+    found = demo.train_and_validate(config)
+    demo.add_result(
+        f"box AP {found['box']['AP']:.2f} %, AP50 {found['box']['AP50']:.2f} %, "
+        f"mask AP {found['mask']['AP']:.2f} % of {found['images']} held-out images"
+    )
+    pictures = demo.use("find objects", config, "data/detection_digits/val")
+    demo.add_result(f"see {pictures}/*_objects.png")
+    demo.convert("maskrcnn_svt_small")
+
+
+DEMOS = {"classification": classification, "segmentation": segmentation, "detection": detection}
 
 
 def describe_conversion(report: dict) -> str:
-    """One line of a conversion report: what was used, and the largest deviation of the logits."""
-    logits = [row for row in report["verification"] if row["stage"] == "logits"]
-    worst = max(row["max_abs"] for row in logits)
-    floor = max(row["max_abs_floor"] for row in logits)
+    """One line of a conversion report: what was used, and the outputs' largest deviation."""
+    outputs = [row for row in report["verification"] if not row["stage"].startswith("stage")]
+    worst = max(row["max_abs"] for row in outputs)
+    floor = max(row["max_abs_floor"] for row in outputs)
     return (
-        f"{report['metadata']['variant']}: {len(report['account']['used'])} tensors, logits within"
+        f"{report['metadata']['variant']}: {len(report['account']['used'])} tensors, outputs within"
         f" {worst:.1e} of their std (PyTorch's own rounding: {floor:.1e})"
     )
 
 
 def write_random_checkpoint(name: str, path: Path) -> Path:
-    """A PyTorch state dict of seeded random weights: official classifier, MMSegmentation's head."""
+    """A PyTorch state dict of seeded random weights, as the authors' and OpenMMLab's files are."""
     import torch
 
     from mindtwins import list_models
+    from mindtwins.detection.variants import list_detectors
     from mindtwins.reference import create_reference
+    from mindtwins.reference.detection import create_detection_reference
     from mindtwins.reference.segmentation import create_segmentation_reference
     from mindtwins.reference.weights import randomize
 
     if name in list_models():
         content = {"model": randomize(create_reference(name)).state_dict()}
     else:
-        content = {"state_dict": randomize(create_segmentation_reference(name)).state_dict()}
+        is_detector = name in list_detectors()
+        create = create_detection_reference if is_detector else create_segmentation_reference
+        content = {"state_dict": randomize(create(name)).state_dict()}
     torch.save(content, path)
     print(f"\nwrote {path}: random weights, since no published ones can be shipped")
     return path

@@ -211,6 +211,10 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
         Target(("python demo.py --task segmentation",)),
         Runs(replace={"make demo-seg": "python demo.py --task segmentation"}, tier="endurance"),
     ],
+    "make demo-det": [
+        Target(("python demo.py --task detection",)),
+        Runs(replace={"make demo-det": "python demo.py --task detection"}, tier="endurance"),
+    ],
     "make bench": [
         Target(("python -m benchmarks.speed", "python -m benchmarks.data_pipeline")),
         Runs(replace={"make bench": "python -m benchmarks.speed --quick"}, tier="endurance"),
@@ -331,14 +335,23 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python train.py -c configs/retinanet_svt_s_1x.yaml --data_dir coco --pretrained_backbone"
     " svt_small.ckpt": [RunsIn(DETECTING)],
     "python train.py -c configs/retinanet_svt_s_1x.yaml --summary": [Runs()],
-    "python train.py -c configs/retinanet_svt_tiny_digits.yaml": [
-        RunsIn(DETECTING),
-        Runs("--data_dir digits --dry_run", tier="endurance"),
-    ],
-    "python validate.py -c configs/retinanet_svt_tiny_digits.yaml"
-    " --ckpt_path outputs/retinanet_svt_tiny_digits/final.ckpt": [
-        RunsIn("tests/detection/test_task.py::test_validation_of_a_checkpoint_alone")
-    ],
+    "python train.py -c configs/maskrcnn_svt_s_1x.yaml --data_dir coco --pretrained_backbone"
+    " svt_small.ckpt": [RunsIn(DETECTING)],
+    "python train.py -c configs/maskrcnn_svt_s_1x.yaml --summary": [Runs()],
+    **{
+        f"python train.py -c configs/{model}_digits.yaml": [
+            RunsIn(DETECTING),
+            Runs("--data_dir digits --dry_run", tier="endurance"),
+        ]
+        for model in ("retinanet_svt_tiny", "maskrcnn_svt_tiny")
+    },
+    **{
+        f"python validate.py -c configs/{model}_digits.yaml"
+        f" --ckpt_path outputs/{model}_digits/final.ckpt": [
+            RunsIn("tests/detection/test_task.py::test_validation_of_a_checkpoint_alone")
+        ]
+        for model in ("retinanet_svt_tiny", "maskrcnn_svt_tiny")
+    },
     # Serving
     'pip install -e ".[serve]"': [NotRun("the Makefile installs all extras")],
     "python serve.py --ckpt_path svt_small.ckpt": [RunsIn(UNDER_LOAD)],
@@ -357,6 +370,7 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     # Benchmarks
     "python -m benchmarks.parity": [Runs("--quick", tier="endurance")],
     "python -m benchmarks.step_parity": [Runs("--quick", tier="endurance")],
+    "python -m benchmarks.region_choice": [Runs("--quick", tier="endurance")],
     "python -m benchmarks.operations": [Runs("--quick", tier="endurance")],
     "OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.operations": [
         Runs("--quick", tier="endurance")

@@ -56,6 +56,11 @@ class Sampling:
     count: int
     positive: float
 
+    @property
+    def most_positive(self) -> int:
+        """How many at most find an object."""
+        return int(self.count * self.positive)
+
 
 PROPOSAL_SAMPLING = Sampling(256, 0.5)
 SECOND_STAGE_SAMPLING = Sampling(512, 0.25)
@@ -97,7 +102,7 @@ def sample(numbers: np.ndarray, sampling: Sampling, permute: Permute) -> tuple[n
     def choose(among: np.ndarray, count: int) -> np.ndarray:
         return among if len(among) <= count else np.sort(among[permute(len(among))[:count]])
 
-    positive = choose(np.flatnonzero(numbers > 0), int(sampling.count * sampling.positive))
+    positive = choose(np.flatnonzero(numbers > 0), sampling.most_positive)
     negative = choose(np.flatnonzero(numbers == 0), sampling.count - len(positive))
     return positive, negative
 

@@ -23,12 +23,22 @@ def count(
     scale: tuple[int, int] = (1333, 800),
     num_classes: int = DEFAULT_CLASSES,
     in_channels: int = 3,
+    regions: int = PROPOSALS,
+    masks: int = MOST_DETECTIONS,
 ) -> list[Part]:
     """Count each stage, the pyramid and the heads of a detector for one image.
 
-    The image is a square of as many pixels as a picture of that scale; a Mask R-CNN has all of its
-    1000 proposals and 100 detections. Counted are the products of linear layers, convolutions and
-    attention. What a step keeps of the heads is the inputs and outputs of their convolutions.
+    The image is a square of as many pixels as a picture of that scale. Counted are the products of
+    linear layers, convolutions and attention. What a step keeps of the heads is the inputs and
+    outputs of their layers.
+
+    Args:
+        name: of the detector.
+        scale: long and short side of pictures.
+        num_classes: without the background.
+        in_channels: of the images.
+        regions: that a Mask R-CNN classifies; as many as there may be in evaluation.
+        masks: that it draws; likewise.
     """
     head, backbone = split_name(name)
     shapes = detector_shapes(name, num_classes, in_channels)
@@ -49,8 +59,8 @@ def count(
         "neck.": ("pyramid", channels, 0),
         "bbox_head.": ("heads", num_classes, pixels),
         "rpn_head.": ("proposals", 1, pixels),
-        "roi_head.bbox_head.": ("box head", num_classes, PROPOSALS),
-        "roi_head.mask_head.": ("mask head", num_classes, MOST_DETECTIONS * MASK_BINS**2),
+        "roi_head.bbox_head.": ("box head", num_classes, regions),
+        "roi_head.mask_head.": ("mask head", num_classes, masks * MASK_BINS**2),
     }
     for prefix, (title, depth, places) in pools.items():
         products = kept = 0

@@ -33,12 +33,12 @@ class RegionChoice:
 
     Args:
         model: which proposes the regions, with the stochastic depth that the step has.
-        count: regions of a picture that are learned from, at most; a quarter may be of objects.
+        sampling: how many regions of a picture are learned from.
     """
 
-    def __init__(self, model: MaskRCNN, count: int = SECOND_STAGE_SAMPLING.count) -> None:
+    def __init__(self, model: MaskRCNN, sampling: Sampling = SECOND_STAGE_SAMPLING) -> None:
         self._model = model
-        self._sampling = replace(SECOND_STAGE_SAMPLING, count=count)
+        self._sampling = sampling
         self._graph = _Proposals(model).set_train()
 
     def __call__(self, batch: MicroBatch) -> MicroBatch:
@@ -102,8 +102,7 @@ def stack_regions(
     ]
     of_regions = np.full((pictures, count), UNDECIDED, dtype=np.int32)
     deltas = np.zeros((pictures, count, 4), dtype=np.float32)
-    most = int(count * sampling.positive)
-    drawn = np.zeros((pictures, most, MASK_SIDE, MASK_SIDE), dtype=np.uint8)
+    drawn = np.zeros((pictures, sampling.most_positive, MASK_SIDE, MASK_SIDE), dtype=np.uint8)
     for row, (regions, own) in enumerate(zip(chosen, masks, strict=True)):
         of_regions[row, : len(regions.labels)] = regions.labels
         deltas[row, : len(regions.deltas)] = regions.deltas

@@ -16,7 +16,14 @@ from mindtwins.data import text_files
 from mindtwins.data.decode import limit_pixels
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.detection import coco, digits
-from mindtwins.detection.assignment import PROPOSAL_SAMPLING, PROPOSALS, RETINANET, AnchorTask
+from mindtwins.detection.assignment import (
+    PROPOSAL_SAMPLING,
+    PROPOSALS,
+    RETINANET,
+    SECOND_STAGE_SAMPLING,
+    AnchorTask,
+    Sampling,
+)
 from mindtwins.detection.complexity import count, format_summary
 from mindtwins.detection.dataset import CocoDataset, find_coco
 from mindtwins.detection.detector import Detector
@@ -228,7 +235,10 @@ class DetectionTask:
         """The choice of a second stage's regions among what the model proposes."""
         if not self._has_masks():
             return None
-        return RegionChoice(cast(MaskRCNN, model), self.config.region_samples)
+        return RegionChoice(cast(MaskRCNN, model), self._sampling())
+
+    def _sampling(self) -> Sampling:
+        return replace(SECOND_STAGE_SAMPLING, count=self.config.region_samples)
 
     def evaluator(self, model: Model, data: CocoDataset, world: World) -> DetectionEvaluator:
         """COCO's average precision and recall, of boxes and, where there are some, of masks."""
@@ -297,7 +307,14 @@ class DetectionTask:
 
     def parts(self) -> list[Part]:
         """The stages, the pyramid and the heads, counted for a picture of the training's scale."""
-        return count(self.config.model, self.config.resize_scale, self.config.num_classes)
+        config, sampling = self.config, self._sampling()
+        return count(
+            config.model,
+            config.resize_scale,
+            config.num_classes,
+            regions=sampling.count,
+            masks=sampling.most_positive,
+        )
 
     def summary(self) -> str:
         """Parameters and multiply-adds per part, at the scale of the pictures."""

@@ -39,6 +39,7 @@ def test_speed():
         ("operations", ["cross attention 2 of (1, 56, 56, 64), fp32"]),
         ("parity --levels TF32 O2", ["svt_tiny, TF32", "svt_tiny, O2"]),
         ("step_parity", ["svt_tiny"]),
+        ("region_choice", ["maskrcnn_svt_tiny, 1 x 64 x 64, 32 regions"]),
         ("recipes", ["svt_s_gpu.yaml, O2, alone", "digits"]),
         ("speed --parts training --precisions fp16", ["svt_tiny, training, 32, batch 2, fp16"]),
         ("speed --parts features conversion", ["svt_tiny, features, 73, batch 1, fp32"]),

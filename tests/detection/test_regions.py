@@ -189,7 +189,7 @@ def test_regions_are_drawn_by_the_pictures_seeds() -> None:
     """Few are drawn of many, a quarter of them of objects, each time the same."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     model, _ = pair()
-    choose, batch = RegionChoice(model, 40), two_pictures()
+    choose, batch = RegionChoice(model, Sampling(40, 0.25)), two_pictures()
     first, again = choose(batch).targets, choose(batch).targets
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -219,6 +219,24 @@ def test_products_and_parameters() -> None:
     assert box.layer_products == 1000 * (12544 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
     at_14 = 4 * 9 * 256 * 256 + 4 * 256 * 256
     assert mask.layer_products == 100 * 14**2 * (at_14 + 4 * 256 * 80)
+    # A training has other numbers of regions, which its memory is estimated by.
+    recipe = {"task": "detection", "model": "maskrcnn_svt_small", "num_classes": 80}
+    recipe |= {"resize_scale": (1024, 1024), "region_samples": 256}
+    trained = create_task(TrainConfig(**recipe)).parts()[-2:]
+    assert trained[0].kept == box.kept * 256 / 1000
+    assert trained[1].kept == mask.kept * 64 / 100
+
+
+@pytest.mark.slow
+def test_a_mask_rcnn_learns_the_digits(tmp_path: Path) -> None:
+    """The recipe's loss falls to less than two thirds within twenty of its 400 steps."""
+    recipe = Path(__file__).parents[2] / "configs" / "maskrcnn_svt_tiny_digits.yaml"
+    paths = ["-c", str(recipe), f"--data_dir={tmp_path}/digits", f"--output_dir={tmp_path}/run"]
+    train.main([*paths, "--max_steps=20", "--log_interval=1", "--warmup_steps=10"])
+    lines = (tmp_path / "run" / "steps.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["train_loss"] for line in lines]
+    assert len(losses) == 20
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) * 2 / 3
 
 
 @pytest.mark.slow
