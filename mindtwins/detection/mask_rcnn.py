@@ -39,7 +39,7 @@ from mindtwins.layers import (
 )
 
 STDS = (0.1, 0.1, 0.2, 0.2)  # of the deltas of proposals
-PROPOSALS = 1000  # of a picture, and of a level before suppression, in evaluation
+PROPOSALS = 1000  # of a picture; in evaluation also of a level before suppression
 PROPOSAL_OVERLAP = 0.7
 
 _ROI_STRIDES = (4, 8, 16, 32)  # of the levels that regions are taken from

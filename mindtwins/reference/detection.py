@@ -265,6 +265,27 @@ class RetinaNetReference(nn.Module):
         """Logits and deltas of each level."""
         return [self.bbox_head(level) for level in self.neck(self.backbone(image)[1:])]
 
+    def losses(self, images: Tensor, labels: Tensor, deltas: Tensor) -> dict[str, Tensor]:
+        """The two losses of a training step, whose sum is its loss.
+
+        Args:
+            images: (N, C, H, W).
+            labels: of the anchors, (N, n): a class, the number of classes for none, -1 undecided.
+            deltas: to the objects, (N, n, 4).
+        """
+        logits, moves = (torch.cat(parts, 1) for parts in zip(*self(images), strict=True))
+        num_classes = logits.shape[2]
+        has_object = (labels >= 0) & (labels < num_classes)
+        positives = sum(max(int(own.sum()), 1) for own in has_object)
+        counts = labels >= 0
+        wanted = F.one_hot(labels[counts], num_classes + 1)[:, :num_classes].to(logits)
+        likely = logits[counts].sigmoid()
+        missing = wanted * (1 - likely) + (1 - wanted) * likely
+        weight = (0.25 * wanted + 0.75 * (1 - wanted)) * missing**2
+        entropy = F.binary_cross_entropy_with_logits(logits[counts], wanted, reduction="none")
+        distance = (moves[has_object] - deltas[has_object]).abs().sum()
+        return {"cls": (weight * entropy).sum() / positives, "bbox": distance / positives}
+
     def detect(
         self, image: Tensor, size: Sequence[int], scale: Tensor, original: Sequence[int]
     ) -> dict[str, Tensor]:

@@ -229,7 +229,7 @@ def test_products_and_parameters() -> None:
 
 @pytest.mark.slow
 def test_a_mask_rcnn_learns_the_digits(tmp_path: Path) -> None:
-    """The recipe's loss falls to less than two thirds within twenty of its 400 steps."""
+    """The recipe's loss falls to less than two thirds within twenty of its 300 steps."""
     recipe = Path(__file__).parents[2] / "configs" / "maskrcnn_svt_tiny_digits.yaml"
     paths = ["-c", str(recipe), f"--data_dir={tmp_path}/digits", f"--output_dir={tmp_path}/run"]
     train.main([*paths, "--max_steps=20", "--log_interval=1", "--warmup_steps=10"])
