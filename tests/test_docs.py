@@ -337,7 +337,6 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python train.py -c configs/retinanet_svt_s_1x.yaml --summary": [Runs()],
     "python train.py -c configs/maskrcnn_svt_s_1x.yaml --data_dir coco --pretrained_backbone"
     " svt_small.ckpt": [RunsIn(DETECTING)],
-    "python train.py -c configs/maskrcnn_svt_s_1x.yaml --summary": [Runs()],
     **{
         f"python train.py -c configs/{model}_digits.yaml": [
             RunsIn(DETECTING),
