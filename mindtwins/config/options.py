@@ -315,7 +315,7 @@ class OptimizationSection(Section):
 
     batch_size: int = option(
         128, "images per rank and micro-batch", at_least=1, resume_safe=True
-    )  # resume_safe: what must not change is the global batch (segmentation: that of a pass, too)
+    )  # resume_safe: what must not change is the global batch (or, by the task, that of a pass)
     gradient_accumulation_steps: int = option(
         1, "micro-batches per optimizer step", at_least=1, resume_safe=True
     )
