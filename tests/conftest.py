@@ -26,6 +26,14 @@ from mindtwins.models.variants import VARIANTS, Variant
 PILLOW_S_LIMIT = Image.MAX_IMAGE_PIXELS
 
 
+def pytest_collection_finish() -> None:
+    """What has been imported by now stays, and need not be looked through again and again.
+
+    MindSpore collects garbage before it compiles a graph: a quarter of a second with all tests.
+    """
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def same_start():
     """Every test starts in graph mode, with the same seed and Pillow's own limit of pixels."""

@@ -55,8 +55,9 @@ class FeaturePyramid(nn.Cell):
             top = lateral + resize_nearest(top, lateral.shape[1], lateral.shape[2])
             levels = (self.fpn_convs[level](top), *levels)
         last = maps[coarsest]
-        for convolution in self.fpn_convs[self.levels :]:
-            last = subsample(convolution(last))  # stride 2
+        # By their numbers: a slice is a new list, which calls its cells' parameters otherwise.
+        for level in range(self.levels, len(self.fpn_convs)):
+            last = subsample(self.fpn_convs[level](last))  # stride 2
             levels = (*levels, last)
         for _ in range(self.pooled):
             levels = (*levels, subsample(levels[-1]))

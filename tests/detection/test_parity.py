@@ -168,6 +168,7 @@ def test_geometries_are_of_all_images():
 @pytest.mark.parametrize("name", TINY)
 def test_gradient_of_every_parameter(name):
     """Of the network's outputs at fixed regions, in float64 in torch."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
     detector, reference = pair(name, num_classes=5)
     images = photographs(64, 96)
     outputs = DetectorOutputs(detector)

@@ -18,8 +18,11 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 PAGE = mmap.PAGESIZE
 
 
-def guarded(shape: tuple[int, ...]) -> np.ndarray:
-    """An array (float32, NaN) between pages that must not be touched, at the end of its own."""
+def guarded(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """An array of 4-byte numbers between pages that must not be touched, at the end of its own.
+
+    Floating-point numbers are NaN.
+    """
     size = 4 * int(np.prod(shape))
     pages = max(1, (size + PAGE - 1) // PAGE)
     memory = mmap.mmap(-1, (pages + 2) * PAGE)
@@ -27,8 +30,8 @@ def guarded(shape: tuple[int, ...]) -> np.ndarray:
     for page in (0, pages + 1):
         if LIBC.mprotect(ctypes.c_void_p(start + page * PAGE), PAGE, 0):
             raise OSError(ctypes.get_errno(), "mprotect")
-    array = np.frombuffer(memory, np.float32, size // 4, (pages + 1) * PAGE - size).reshape(shape)
-    array[...] = np.nan
+    array = np.frombuffer(memory, dtype, size // 4, (pages + 1) * PAGE - size).reshape(shape)
+    array[...] = np.nan if dtype is np.float32 else 0
     return array
 
 
@@ -49,7 +52,7 @@ def call(function, inputs: list[np.ndarray], *shapes: tuple[int, ...]) -> list[n
         (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
         (ctypes.c_int * count)(*(array.ndim for array in arrays)),
         (ctypes.c_void_p * count)(*(ctypes.addressof(size) for size in sizes)),
-        (ctypes.c_char_p * count)(*[b"float32"] * count),
+        (ctypes.c_char_p * count)(*(array.dtype.name.encode() for array in arrays)),
         None,
         None,
     )

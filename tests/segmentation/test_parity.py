@@ -247,6 +247,7 @@ def gradients_in_torch(reference, images, weights):
 )
 def test_gradient_of_every_parameter(name):
     """In training: by the batch's statistics, with channels dropped, both heads' logits."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)  # in a graph: test_steps.py
     segmentor, reference = pair(name, on_or_off, num_classes=10)
     images = photographs(96, 112, batch=4)
     random = np.random.default_rng(0)

@@ -15,6 +15,9 @@ from typing import NamedTuple
 import mindspore as ms
 from mindspore import ops
 
+# Where MindSpore itself takes it from, in all its versions.
+from mindspore.nn.cell import MixedPrecisionType, _pynative_executor
+
 from mindtwins.layers.kernels import gradients
 from mindtwins.layers.kernels.loading import library
 
@@ -123,11 +126,26 @@ OPERATORS = {
 }
 
 
-def primitive(name: str) -> ops.Custom | None:
+class Kernel(ops.Custom):
+    """A C++ function as a primitive, which is given float32 in a cell of fp16 too.
+
+    To what a cell of fp16 calls in PyNative mode MindSpore gives fp16, without changing what the
+    inputs say of their type; a graph does not.
+    """
+
+    def __call__(self, *inputs: ms.Tensor) -> ms.Tensor | tuple[ms.Tensor, ...]:
+        _pynative_executor.set_mixed_precision_type(MixedPrecisionType.FP32)
+        try:
+            return super().__call__(*inputs)
+        finally:
+            _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
+
+
+def primitive(name: str) -> Kernel | None:
     """MindSpore's primitive of an operator; None where the kernels are not available."""
     file = library()
     if file is None:
         return None
     shape, gradient, outputs = OPERATORS[name]
     dtype = ms.float32 if outputs == 1 else (ms.float32,) * outputs
-    return ops.Custom(f"{file}:{name}", shape, dtype, func_type="aot", bprop=gradient)
+    return Kernel(f"{file}:{name}", shape, dtype, func_type="aot", bprop=gradient)
