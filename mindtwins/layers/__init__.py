@@ -31,7 +31,10 @@ from mindtwins.layers.rearrangement import channels_first, channels_last, subsam
 from mindtwins.layers.reduction import sum_of_squares
 from mindtwins.layers.residual import (
     add_branch,
+    add_global_attention,
     add_mlp,
+    add_subsampled_attention,
+    add_window_attention,
     can_join,
     draw_drop_path_mask,
     scale_channels,
@@ -61,7 +64,10 @@ __all__ = [
     "WindowAttention",
     "adaptive_average_pool",
     "add_branch",
+    "add_global_attention",
     "add_mlp",
+    "add_subsampled_attention",
+    "add_window_attention",
     "attend",
     "can_join",
     "channels_first",

@@ -6,6 +6,7 @@ Heads vary slower than the channels of a head, as in torch: channel = head * hea
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindtwins.layers import kernels
@@ -27,6 +28,7 @@ class WindowAttention(nn.Cell):
         self.formulation = formulation()
         self.sizes = Tensor([heads, window_size], ms.int32)
         self.no_mask = Tensor([0], ms.float32)
+        self.window = Tensor(np.zeros((window_size, window_size), np.float32))  # for its shape
 
     def extend_repr(self) -> str:
         return f"heads={self.heads}, window_size={self.window_size}, {self.formulation}"

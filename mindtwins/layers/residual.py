@@ -8,9 +8,13 @@ operators on CPU does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mindspore import Tensor, nn, ops
 
 from mindtwins.layers import kernels
+from mindtwins.layers.attention import CrossAttention, WindowAttention
+from mindtwins.layers.convolution import PatchConv
 from mindtwins.layers.device import use_kernel
 from mindtwins.layers.linear import Dense, DenseGELU
 from mindtwins.layers.normalization import LayerNorm
@@ -35,14 +39,67 @@ def add_mlp(x: Tensor, norm: LayerNorm, fc1: DenseGELU, fc2: Dense) -> Tensor:
     return kernels.mlp(x, *numbers, norm.epsilon_tensor)
 
 
-def can_join(norm: nn.Cell, fc1: nn.Cell, fc2: nn.Cell) -> bool:
-    """Whether `add_mlp` does what these cells do: none is another's, hooked, or told to be fp16."""
-    types = [type(cell) for cell in (norm, fc1, fc2)]
+def add_window_attention(
+    x: Tensor,
+    norm: LayerNorm,
+    qkv: Dense,
+    attend: WindowAttention,
+    proj: Dense,
+    mask: Tensor | None,
+) -> Tensor:
+    """`x + proj(attend(qkv(norm(x)), mask))` by one kernel; as `add_mlp` otherwise.
+
+    What windows have beyond the map is zeros for `qkv`, and left out by `proj`.
+    """
+    return kernels.window_branch(
+        x,
+        norm.gamma,
+        norm.beta,
+        qkv.weight,
+        qkv.bias,
+        proj.weight,
+        proj.bias,
+        attend.no_mask if mask is None else mask,
+        attend.sizes,
+        attend.window,
+        norm.epsilon_tensor,
+    )
+
+
+def add_global_attention(
+    x: Tensor, norm: LayerNorm, q: Dense, kv: Dense, attend: CrossAttention, proj: Dense
+) -> Tensor:
+    """`x + proj(attend(q(n), kv(n)))` of n = norm(x) by one kernel; as `add_mlp` otherwise."""
+    numbers = (norm.gamma, norm.beta, q.weight, q.bias, kv.weight, kv.bias, proj.weight, proj.bias)
+    return kernels.global_branch(x, *numbers, attend.sizes, norm.epsilon_tensor)
+
+
+def add_subsampled_attention(
+    x: Tensor,
+    norm: LayerNorm,
+    q: Dense,
+    kv: Dense,
+    attend: CrossAttention,
+    proj: Dense,
+    sr: PatchConv,
+    sr_norm: LayerNorm,
+) -> Tensor:
+    """The same with kv(sr_norm(sr(n))) instead of kv(n)."""
+    numbers = (norm.gamma, norm.beta, q.weight, q.bias, kv.weight, kv.bias, proj.weight, proj.bias)
+    reduction = (sr.weight, sr.bias, sr_norm.gamma, sr_norm.beta)
+    epsilons = (norm.epsilon_tensor, sr_norm.epsilon_tensor)
+    return kernels.subsampled_branch(x, *numbers, *reduction, attend.sizes, *epsilons)
+
+
+def can_join(cells: Mapping[nn.Cell, type[nn.Cell]]) -> bool:
+    """Whether a kernel may stand for these cells: each is of its type itself, computes by kernels
+    and is neither hooked nor told to be fp16."""
     own_ways = ("fp16", "bf16", "_forward_pre_hook", "_forward_hook")
-    return (
-        types == [LayerNorm, DenseGELU, Dense]
-        and norm.formulation == fc1.formulation == fc2.formulation == "kernel"
-        and not any(getattr(cell, way, None) for cell in (norm, fc1, fc2) for way in own_ways)
+    return all(
+        type(cell) is kind
+        and getattr(cell, "formulation", "kernel") == "kernel"
+        and not any(getattr(cell, way, None) for way in own_ways)
+        for cell, kind in cells.items()
     )
 
 

@@ -27,7 +27,10 @@ from mindtwins.layers import (
     PatchConv,
     WindowAttention,
     add_branch,
+    add_global_attention,
     add_mlp,
+    add_subsampled_attention,
+    add_window_attention,
     can_join,
     channels_first,
     channels_last,
@@ -141,6 +144,20 @@ class GlobalSubsampledAttention(nn.Cell):
         summary = self.norm(self.sr(x)) if self.subsamples else x
         return self.proj(self.attend(self.q(x), self.kv(summary)))
 
+    def joined_cells(self) -> dict[nn.Cell, type[nn.Cell]]:
+        """The cells that `add_to` stands for."""
+        dense, reduction = dict.fromkeys((self.q, self.kv, self.proj), Dense), {}
+        if self.subsamples:
+            reduction = {self.sr: PatchConv, self.norm: LayerNorm}
+        return {self.attend: CrossAttention, **dense, **reduction}
+
+    def add_to(self, x: Tensor, norm: LayerNorm) -> Tensor:
+        """`x + self(norm(x))` as one operation."""
+        cells = (norm, self.q, self.kv, self.attend, self.proj)
+        if self.subsamples:
+            return add_subsampled_attention(x, *cells, self.sr, self.norm)
+        return add_global_attention(x, *cells)
+
 
 _NO_WHOLE_WINDOWS = (
     f"a {{}} x {{}} map is no multiple of the {WINDOW} x {WINDOW} window: choose another input "
@@ -165,15 +182,33 @@ class LocallyGroupedAttention(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         _, height, width, _ = x.shape
+        mask = self.mask_of(height, width)
+        # Padding comes before the projection: a padded token's query, key and value are the bias.
+        x = pad_bottom_right(x, -height % WINDOW, -width % WINDOW)
+        out = self.attend(self.qkv(x), mask)
+        return self.proj(crop_top_left(out, height, width))
+
+    def mask_of(self, height: int, width: int) -> Tensor | None:
+        """What is added to the scores of the windows of such a map.
+
+        Raises:
+            ValueError: it is no multiple of the window and may not be padded.
+        """
         bottom, right = -height % WINDOW, -width % WINDOW
         if self.padding == "none" and bottom + right > 0:
             raise ValueError(_NO_WHOLE_WINDOWS.format(height, width))
-        x = pad_bottom_right(x, bottom, right)
-        _, rows, columns, _ = x.shape
-        # Padding comes before the projection: a padded token's query, key and value are the bias.
-        mask = _mask(rows, columns, bottom, right) if self.padding == "mask" else None
-        out = self.attend(self.qkv(x), mask)
-        return self.proj(crop_top_left(out, height, width))
+        if self.padding == "mask":
+            return _mask(height + bottom, width + right, bottom, right)
+        return None
+
+    def joined_cells(self) -> dict[nn.Cell, type[nn.Cell]]:
+        """The cells that `add_to` stands for."""
+        return {self.qkv: Dense, self.attend: WindowAttention, self.proj: Dense}
+
+    def add_to(self, x: Tensor, norm: LayerNorm) -> Tensor:
+        """`x + self(norm(x))` as one operation."""
+        mask = self.mask_of(x.shape[1], x.shape[2])
+        return add_window_attention(x, norm, self.qkv, self.attend, self.proj, mask)
 
 
 def padding_mask(rows: int, columns: int, bottom: int, right: int) -> np.ndarray:
@@ -235,15 +270,28 @@ class Block(nn.Cell):
         self.mlp = MLP(channels, mlp_ratio * channels)
 
     @decided_in_python
+    def joins_attention(self) -> bool:
+        """Whether the first branch is one operation: in evaluation, where there is a kernel."""
+        kind = type(self.attn)
+        if self.training or kind not in (LocallyGroupedAttention, GlobalSubsampledAttention):
+            return False
+        return can_join({self.norm1: LayerNorm, self.attn: kind, **self.attn.joined_cells()})
+
+    @decided_in_python
     def joins_mlp(self) -> bool:
-        """Whether the second branch is one operation: in evaluation, where there is a kernel."""
+        """The same of the second branch."""
         mlp = self.mlp
-        return not self.training and type(mlp) is MLP and can_join(self.norm2, mlp.fc1, mlp.fc2)
+        if self.training or type(mlp) is not MLP:
+            return False
+        return can_join({self.norm2: LayerNorm, mlp: MLP, mlp.fc1: DenseGELU, mlp.fc2: Dense})
 
     def construct(
         self, x: Tensor, attn_drop_path: Tensor | None, mlp_drop_path: Tensor | None
     ) -> Tensor:
-        x = add_branch(x, self.attn(self.norm1(x)), attn_drop_path)
+        if self.joins_attention and attn_drop_path is None:
+            x = self.attn.add_to(x, self.norm1)
+        else:
+            x = add_branch(x, self.attn(self.norm1(x)), attn_drop_path)
         if self.joins_mlp and mlp_drop_path is None:
             return add_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2)
         return add_branch(x, self.mlp(self.norm2(x)), mlp_drop_path)

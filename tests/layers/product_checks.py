@@ -1,4 +1,4 @@
-"""Calls the C++ products through ctypes, on arrays that end where the process may not read.
+"""Calls the C++ products and what is made of them, on arrays that end where none may read.
 
 A program of its own (`python product_checks.py LIBRARY`): a read or write beyond an array kills it.
 It needs neither MindSpore nor the package.
@@ -60,6 +60,10 @@ def call(function, inputs: list[np.ndarray], *shapes: tuple[int, ...]) -> list[n
     return outputs
 
 
+def exact(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    return [array.astype(np.float64) for array in arrays]
+
+
 def assert_close(actual: np.ndarray, expected: np.ndarray, depth: int) -> None:
     """Within float32's rounding of sums of `depth` products, of any order."""
     error = np.abs(actual - expected).max()
@@ -69,7 +73,6 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, depth: int) -> None:
 def check_dense(library, rng, rows: int, depth: int, columns: int) -> None:
     x, weight, bias = filled(rng, rows, depth), filled(rng, columns, depth), filled(rng, columns)
     dout = filled(rng, rows, columns)
-    exact = [array.astype(np.float64) for array in (x, weight, bias, dout)]
     results = []
     for threads in (1, 2, 3):
         library.mindtwins_set_threads(threads)
@@ -81,32 +84,119 @@ def check_dense(library, rng, rows: int, depth: int, columns: int) -> None:
         for one, two in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(one, two)
     out, grad_x, grad_weight, grad_bias = results[0]
-    x64, weight64, bias64, dout64 = exact
+    x64, weight64, bias64, dout64 = exact([x, weight, bias, dout])
     assert_close(out, x64 @ weight64.T + bias64, depth)
     assert_close(grad_x, dout64 @ weight64, columns)
     assert_close(grad_weight, dout64.T @ x64, rows)
     assert_close(grad_bias, dout64.sum(0), rows)
 
 
-def check_mlp(library, rng, rows: int, channels: int, hidden: int) -> None:
-    shapes = ((rows, channels), (channels,), (channels,), (hidden, channels), (hidden,))
-    inputs = [filled(rng, *shape) for shape in (*shapes, (channels, hidden), (channels,), (1,))]
-    for weight in inputs[3], inputs[5]:
-        weight /= np.sqrt(weight.shape[1])
-    inputs[7][...] = 1e-3
+def on_threads(library, operator, inputs: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """The output, of this shape, which must have the same bits on 1, 2 and 3 threads."""
     results = []
     for threads in (1, 2, 3):
         library.mindtwins_set_threads(threads)
-        results += call(library.mlp, inputs, (rows, channels))
+        results += call(operator, inputs, shape)
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
-    x, gamma, beta, weight1, bias1, weight2, bias2, epsilon = (
-        array.astype(np.float64) for array in inputs
-    )
-    normal = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + epsilon)
-    hidden_numbers = (normal * gamma + beta) @ weight1.T + bias1
+    return results[0]
+
+
+def norm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: np.ndarray) -> np.ndarray:
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / np.sqrt(x.var(-1, keepdims=True) + epsilon) * gamma + beta
+
+
+def layer(rng, outputs: int, *inputs: int) -> list[np.ndarray]:
+    """Weight and bias of a linear layer or convolution, outputs about as large as inputs."""
+    weight = filled(rng, outputs, *inputs)
+    weight /= np.sqrt(math.prod(inputs))
+    return [weight, filled(rng, outputs)]
+
+
+def number(value: float) -> np.ndarray:
+    array = guarded((1,))
+    array[...] = value
+    return array
+
+
+def check_mlp(library, rng, rows: int, channels: int, hidden: int) -> None:
+    x, gamma, beta = filled(rng, rows, channels), filled(rng, channels), filled(rng, channels)
+    first, second = layer(rng, hidden, channels), layer(rng, channels, hidden)
+    inputs = [x, gamma, beta, *first, *second, number(1e-3)]
+    result = on_threads(library, library.mlp, inputs, x.shape)
+    x, gamma, beta, weight1, bias1, weight2, bias2, epsilon = exact(inputs)
+    hidden_numbers = norm(x, gamma, beta, epsilon) @ weight1.T + bias1
     hidden_numbers *= (1 + np.vectorize(math.erf)(hidden_numbers / np.sqrt(2))) / 2
-    assert_close(results[0], x + hidden_numbers @ weight2.T + bias2, hidden)
+    assert_close(result, x + hidden_numbers @ weight2.T + bias2, hidden)
+
+
+def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, mask=0) -> np.ndarray:
+    """Attention of tokens (N, C) to tokens (M, C); mask (N, M)."""
+    parts = []
+    for query, key, value in zip(*(np.split(array, heads, 1) for array in (q, k, v)), strict=True):
+        scores = query @ key.T / np.sqrt(query.shape[1]) + mask
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        parts.append(weights / weights.sum(1, keepdims=True) @ value)
+    return np.concatenate(parts, 1)
+
+
+def check_window_branch(library, rng, shape, heads: int, side: int, masked: bool) -> None:
+    batch, height, width, channels = shape
+    rows, columns = -(-height // side), -(-width // side)
+    mask = filled(rng, 1, rows * columns, 1, side**2, side**2) if masked else number(0)
+    norms = [filled(rng, channels), filled(rng, channels)]
+    layers = [*layer(rng, 3 * channels, channels), *layer(rng, channels, channels)]
+    sizes = np.array([heads, side], np.int32)
+    inputs = [filled(rng, *shape), *norms, *layers, mask, sizes, guarded((side, side)), number(0.1)]
+    result = on_threads(library, library.window_branch, inputs, shape)
+    x, gamma, beta, weight1, bias1, weight2, bias2, masks, _, _, epsilon = exact(inputs)
+    normal = np.zeros((batch, rows * side, columns * side, channels))
+    normal[:, :height, :width] = norm(x, gamma, beta, epsilon)
+    out = np.zeros_like(normal)
+    for image, row, column in itertools.product(range(batch), range(rows), range(columns)):
+        window = (
+            image,
+            slice(row * side, (row + 1) * side),
+            slice(column * side, (column + 1) * side),
+        )
+        qkv = normal[window].reshape(-1, channels) @ weight1.T + bias1
+        own = masks[0, row * columns + column, 0] if masked else 0
+        attended = attend(*np.split(qkv, 3, 1), heads, own)
+        out[window] = (attended @ weight2.T + bias2).reshape(side, side, channels)
+    assert_close(result, x + out[:, :height, :width], channels)
+
+
+def check_global_branch(library, rng, shape, heads: int, side: int) -> None:
+    """Sub-sampled by patches of side x side, 0 for attention to all tokens."""
+    batch, height, width, channels = shape
+    norms = [filled(rng, channels), filled(rng, channels)]
+    layers = layer(rng, channels, channels) + layer(rng, 2 * channels, channels)
+    layers += layer(rng, channels, channels)
+    inputs = [filled(rng, *shape), *norms, *layers]
+    epsilons = [number(0.1)]
+    if side:
+        inputs += layer(rng, channels, channels, side, side)
+        inputs += [filled(rng, channels), filled(rng, channels)]
+        epsilons.append(number(0.2))
+    inputs += [np.array([heads], np.int32), *epsilons]
+    operator = library.subsampled_branch if side else library.global_branch
+    result = on_threads(library, operator, inputs, shape)
+    x, gamma, beta, weight1, bias1, weight2, bias2, weight3, bias3, *rest = exact(inputs)
+    normal = summary = norm(x, gamma, beta, epsilons[0])
+    if side:
+        rows, columns = height // side, width // side
+        patches = normal[:, : rows * side, : columns * side]
+        patches = patches.reshape(batch, rows, side, columns, side, channels)
+        summary = np.einsum("bhiwjc,ocij->bhwo", patches, rest[0]) + rest[1]
+        summary = norm(summary, rest[2], rest[3], epsilons[1])
+    out = []
+    for image, context in zip(normal, summary, strict=True):
+        q = image.reshape(-1, channels) @ weight1.T + bias1
+        kv = context.reshape(-1, channels) @ weight2.T + bias2
+        attended = attend(q, *np.split(kv, 2, 1), heads)
+        out.append((attended @ weight3.T + bias3).reshape(image.shape))
+    assert_close(result, x + np.array(out), channels * max(1, side) ** 2)
 
 
 def main(path: str) -> None:
@@ -124,6 +214,26 @@ def main(path: str) -> None:
         call(operator, [filled(rng, *shape) for shape in inputs], out)  # no row at all
     for sizes in ((1, 1, 1), (49, 20, 70), (13, 33, 9), (257, 20, 70), (400, 33, 97)):
         check_mlp(library, rng, *sizes)
+    # Few tokens and many, whole windows and padded ones, all groups of images and a part of one.
+    for shape, *rest in (
+        ((1, 1, 1, 1), 1, 1, False),
+        ((1, 7, 7, 40), 2, 7, False),
+        ((3, 9, 13, 33), 3, 5, True),
+        ((5, 10, 6, 12), 2, 3, True),
+        ((2, 15, 14, 64), 1, 7, False),
+    ):
+        check_window_branch(library, rng, shape, *rest)
+    for shape, *rest in (
+        ((1, 1, 1, 1), 1, 0),
+        ((2, 7, 7, 40), 2, 0),
+        ((3, 9, 17, 33), 3, 0),
+        ((1, 2, 2, 24), 3, 2),
+        ((4, 8, 8, 16), 2, 4),
+        ((5, 12, 8, 40), 1, 4),
+        ((2, 33, 26, 10), 2, 3),
+        ((5, 32, 32, 8), 1, 8),
+    ):
+        check_global_branch(library, rng, shape, *rest)
 
 
 if __name__ == "__main__":

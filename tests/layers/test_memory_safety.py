@@ -75,6 +75,7 @@ def calls(batch: int, height: int, width: int, channels: int) -> list[tuple]:
         ("window_attention_gradient", narrow, wide, mask, windows),
         ("global_attention", narrow, summary, windows[:1]),
         ("global_attention_gradient", narrow, narrow, summary, windows[:1]),
+        *branches(narrow, mask, windows),
         ("depthwise", x, floats(channels, 1, 3, 3), c),
         ("depthwise_gradient", x, x, floats(channels, 1, 3, 3)),
         ("conv3x3", x, floats(hidden, channels, 3, 3)),
@@ -94,6 +95,25 @@ def calls(batch: int, height: int, width: int, channels: int) -> list[tuple]:
         ("cross_entropy_gradient", floats(*large[:2]), x, labels, rows, columns),
         ("roi_align", *levels, regions, floats(5, 5)),
         ("roi_align_gradient", floats(7, 5, 5, channels), *levels, regions),
+    ]
+
+
+def branches(x: np.ndarray, mask: np.ndarray, windows: np.ndarray) -> list[tuple]:
+    """Whole attention branches; `windows` of the mask, heads and side."""
+    c = x.shape[-1]
+    norm = floats(c), floats(c)
+    q, kv, qkv, proj = ((floats(n, c), floats(n)) for n in (c, 2 * c, 3 * c, c))
+    side = np.zeros((windows[1], windows[1]), np.float32)
+    none = np.zeros(1, np.float32)
+    subsampling = floats(c, c, 2, 2), floats(c), *norm
+    return [
+        ("window_branch", x, *norm, *qkv, *proj, mask, windows, side, EPSILON),
+        ("window_branch", x, *norm, *qkv, *proj, none, windows, side[:2, :2], EPSILON),
+        ("global_branch", x, *norm, *q, *kv, *proj, windows[:1], EPSILON),
+        (
+            "subsampled_branch",
+            *(x, *norm, *q, *kv, *proj, *subsampling, windows[:1], EPSILON, EPSILON),
+        ),
     ]
 
 

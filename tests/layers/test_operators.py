@@ -79,6 +79,45 @@ def mlp(x, gamma, beta, weight1, bias1, weight2, bias2, epsilon):
     return x + dense(hidden, weight2, bias2)
 
 
+def window_branch(x, gamma, beta, qkv, qkv_bias, proj, proj_bias, mask, sizes, matrix, epsilon):
+    _, height, width, _ = x.shape
+    normal = layer_norm(x, gamma, beta, epsilon)
+    normal = layers.pad_bottom_right(normal, -height % WINDOW, -width % WINDOW)
+    attended = window_attention(dense(normal, qkv, qkv_bias), mask, sizes)
+    return x + dense(layers.crop_top_left(attended, height, width), proj, proj_bias)
+
+
+def global_branch(x, gamma, beta, q, q_bias, kv, kv_bias, proj, proj_bias, heads, epsilon):
+    normal = layer_norm(x, gamma, beta, epsilon)
+    attended = global_attention(dense(normal, q, q_bias), dense(normal, kv, kv_bias), heads)
+    return x + dense(attended, proj, proj_bias)
+
+
+def subsampled_branch(
+    x,
+    gamma,
+    beta,
+    q,
+    q_bias,
+    kv,
+    kv_bias,
+    proj,
+    proj_bias,
+    sr,
+    sr_bias,
+    sr_gamma,
+    sr_beta,
+    heads,
+    epsilon,
+    sr_epsilon,
+):
+    normal = layer_norm(x, gamma, beta, epsilon)
+    summary = convolution._patch_conv_matmul(normal, sr, sr_bias, sr[0, 0])
+    summary = layer_norm(summary, sr_gamma, sr_beta, sr_epsilon)
+    attended = global_attention(dense(normal, q, q_bias), dense(summary, kv, kv_bias), heads)
+    return x + dense(attended, proj, proj_bias)
+
+
 def scale(x, factors):
     return x * ops.reshape(factors, (x.shape[0], 1, 1, x.shape[3]))
 
@@ -162,6 +201,11 @@ REGIONS = Tensor(
     [[0, 0, 1.5, 0.2, 8.1, 5], [1, 1, -1, 0, 3.3, 3], [1, 3, 0, 0, 2, 1], [0, 2, 0, 1, 3, 2]],
     ms.float32,
 )
+# With the map's last window padded.
+NARROW = Tensor(tokens(2, 6, 8, 20))
+NORM = (floats(20), floats(20, seed=3))
+PROJ = (floats(20, 20, seed=6), floats(20, seed=7))
+ATTENTION = (NARROW, *NORM, floats(20, 20), floats(20), floats(40, 20), floats(40), *PROJ)
 # Plain formulation -> inputs, and how many of them, the first ones, are differentiated.
 CASES = {
     add_bias: ((X, floats(20)), 2),
@@ -179,6 +223,34 @@ CASES = {
             EPSILON,
         ),
         7,
+    ),
+    window_branch: (
+        (
+            NARROW,
+            *NORM,
+            floats(60, 20),
+            floats(60),
+            *PROJ,
+            Tensor(MASK),
+            Tensor([HEADS, WINDOW], ms.int32),
+            floats(WINDOW, WINDOW),
+            EPSILON,
+        ),
+        7,
+    ),
+    global_branch: ((*ATTENTION, Tensor([HEADS], ms.int32), EPSILON), 9),
+    subsampled_branch: (
+        (
+            *ATTENTION,
+            floats(20, 20, 3, 3, seed=8),
+            floats(20, seed=9),
+            floats(20, seed=10),
+            floats(20, seed=11),
+            Tensor([HEADS], ms.int32),
+            EPSILON,
+            EPSILON,
+        ),
+        13,
     ),
     scale: ((X, floats(2, 20)), 1),
     layer_norm: ((X, floats(20), floats(20, seed=3), EPSILON), 3),

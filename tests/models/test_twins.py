@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 import mindtwins
 import mindtwins.errors
@@ -115,21 +115,39 @@ def test_mask_separates_real_from_padded_tokens():
 
 
 @pytest.mark.skipif(not kernels.available(), reason=kernels.status())
-def test_an_mlp_is_one_operation_only_where_that_computes_the_same():
-    def joined(change=lambda model, block: None) -> bool:
+@pytest.mark.parametrize(
+    ("stage", "index", "branch", "first", "last", "channels"),
+    [
+        (0, 0, "mlp", "fc1", "fc2", (128, 32)),
+        (0, 0, "attn", "qkv", "proj", (32, 32)),
+        (1, 1, "attn", "sr", "kv", (64, 128)),
+    ],
+)
+def test_a_branch_is_one_operation_only_where_that_computes_the_same(
+    stage, index, branch, first, last, channels
+):
+    def joined(change=lambda block, cells: None) -> bool:
         model = mindtwins.create_model("svt_tiny").set_train(False)
-        block = model.blocks[0][0]
-        change(model, block)
-        return block.joins_mlp
+        block = model.blocks[stage][index]
+        change(block, getattr(block, branch))
+        return block.joins_mlp if branch == "mlp" else block.joins_attention
 
     class OwnDense(layers.Dense):
         pass
 
+    class OwnBranch(nn.Cell):
+        pass
+
+    def hook(cell):
+        cell.register_forward_hook(lambda *_: None)
+
     assert joined()
-    assert not joined(lambda model, block: model.set_train())
-    assert not joined(lambda model, block: set_precision(model, "O1"))
-    assert not joined(lambda model, block: set_precision(model, "O2"))
-    assert not joined(lambda model, block: setattr(block.mlp, "fc2", OwnDense(128, 32)))
-    assert not joined(lambda model, block: block.mlp.fc1.register_forward_hook(lambda *_: None))
+    assert not joined(lambda block, cells: block.set_train())
+    assert not joined(lambda block, cells: set_precision(block, "O1"))
+    assert not joined(lambda block, cells: set_precision(block, "O2"))
+    assert not joined(lambda block, cells: setattr(cells, last, OwnDense(*channels)))
+    assert not joined(lambda block, cells: setattr(block, branch, OwnBranch()))
+    assert not joined(lambda block, cells: hook(getattr(cells, first)))
+    assert not joined(lambda block, cells: hook(cells))
     with layers.use_formulation("matmul"):
         assert not joined()

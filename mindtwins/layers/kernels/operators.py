@@ -52,6 +52,15 @@ def _pixels_shape(patches, matrix):
     return patches[0], patches[1] * side, patches[2] * side, patches[3] // (side * side)
 
 
+# fmt: off
+def _subsampled_branch_shape(
+    x, gamma, beta, q, q_bias, kv, kv_bias, proj, proj_bias,
+    sr, sr_bias, sr_gamma, sr_beta, heads, epsilon, sr_epsilon,
+):
+    return x
+# fmt: on
+
+
 # By the name of the C++ function.
 OPERATORS = {
     # x (..., C), bias (C,) -> x + bias
@@ -69,6 +78,23 @@ OPERATORS = {
     "mlp": Operator(
         lambda x, gamma, beta, weight1, bias1, weight2, bias2, epsilon: x, gradients.mlp
     ),
+    # x (B, H, W, C), gamma, beta, weight (3 C, C), bias, weight (C, C), bias, mask as below,
+    # (heads, side) int32, any matrix (side, side), epsilon (1,) -> x + the second linear layer of
+    # attention within windows of the first one of layer_norm(x), padded with zeros to whole windows
+    "window_branch": Operator(
+        lambda x, gamma, beta, qkv, qkv_bias, proj, proj_bias, mask, sizes, matrix, epsilon: x,
+        gradients.window_branch,
+    ),
+    # x (B, H, W, C), gamma, beta, weight (C, C), bias, weight (2 C, C), bias, weight (C, C), bias,
+    # (heads,) int32, epsilon (1,) -> x + the last linear layer of attention of the first one of
+    # layer_norm(x) to the second one of layer_norm(x)
+    "global_branch": Operator(
+        lambda x, gamma, beta, q, q_bias, kv, kv_bias, proj, proj_bias, heads, epsilon: x,
+        gradients.global_branch,
+    ),
+    # The same, but before the second linear layer a convolution whose stride is its kernel k, and
+    # a norm: weight (C, C, k, k), bias, gamma, beta, and the norm's epsilon (1,)
+    "subsampled_branch": Operator(_subsampled_branch_shape, gradients.subsampled_branch),
     # x (B, ..., C), factors (B, C) -> x * factors; the factors are not to be differentiated
     "scale": Operator(lambda x, factors: x, gradients.scale),
     # x (..., C), gamma, beta (C,), epsilon (1,) -> x normalized over the last axis

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <utility>
 
 #include "common.h"
@@ -20,11 +21,12 @@ constexpr int64_t DEEP = 96;         // the longest sum that is made in one part
 constexpr int64_t BLOCK = 8 * TILE;  // rows that a thread takes, with all that is made of them
 constexpr int64_t FEW = 256;         // rows for which a panel is packed by the thread that uses it
 
-// Element (i, k) of a matrix is data[i * row + k * step].
+// Element (i, k) of a matrix is data[i * row + k * step]. Of a weight with `turns` the numbers of a
+// row are packed as those of a matrix (depth / turns, turns) that is transposed.
 struct Matrix {
   const float* data;
-  int64_t row, step;
-  Matrix from(int64_t i, int64_t k = 0) const { return {data + i * row + k * step, row, step}; }
+  int64_t row, step, turns = 1;
+  Matrix from(int64_t i) const { return {data + i * row, row, step, turns}; }
 };
 
 // Distance of rows in scratch memory: a power of two apart they would meet in the cache.
@@ -76,8 +78,12 @@ inline void side_by_side(Matrix w, int64_t count, int64_t depth, int64_t width, 
         __builtin_prefetch(row + V * w.row);
       }
       transpose(square);
-      for (int64_t lane = 0; lane < std::min<int64_t>(V, depth - k); lane++)
-        store(out + (k + lane) * stride + i, square[lane]);
+      const int64_t turn = depth / w.turns;
+      int64_t to = k % w.turns * turn + k / w.turns;
+      for (int64_t lane = 0; lane < std::min<int64_t>(V, depth - k); lane++) {
+        store(out + to * stride + i, square[lane]);
+        to += to + turn < depth ? turn : turn - depth + 1;
+      }
     }
 }
 
@@ -145,13 +151,14 @@ struct Identity {
   static Vec apply(Vec x) { return x; }
 };
 
-// Adds the bias if there is one, activates, adds a residual if there is one (which may be what is in
-// its place already), and writes.
+// Adds the bias if there is one, activates, adds a residual if there is one (which may be what is
+// in its place already), and writes: in order, or each row where `places` says, none if that is -1.
 template <class Activation>
 struct Output {
   float* data;
   int64_t columns, stride;
   const float *bias, *residual;
+  const int64_t* places = nullptr;
   template <int ROWS>
   void operator()(int64_t row, int64_t column, const Vec (&sums)[ROWS][2]) const {
     for (int half = 0; half < 2; half++) {
@@ -159,7 +166,9 @@ struct Output {
       if (n <= 0) return;
       const Vec offset = bias ? load(bias + column + half * V, n) : Vec{};
       for (int r = 0; r < ROWS; r++) {
-        const int64_t at = (row + r) * stride + column + half * V;
+        const int64_t place = places ? places[row + r] : row + r;
+        if (place < 0) continue;
+        const int64_t at = place * stride + column + half * V;
         Vec y = Activation::apply(sums[r][half] + offset);
         if (residual) y += load(residual + at, n);
         store(data + at, y, n);
@@ -181,13 +190,18 @@ class Packed {
                    numbers_.data() + p * PANEL * depth);
     });
   }
-  // For `count` rows, the first of which is number `row`.
+  // x times panels `begin` to `end`, for `count` rows, the first of which is number `row`.
   template <class Finish>
-  void multiply(Matrix x, int64_t row, int64_t count, const Finish& finish) const {
-    for (int64_t p = 0; p < panels(columns_); p++) {
+  void multiply(Matrix x, int64_t row, int64_t count, int64_t begin, int64_t end,
+                const Finish& finish) const {
+    for (int64_t p = begin; p < end; p++) {
       const float* panel = numbers_.data() + p * PANEL * depth_;
       multiply_panel(x, count, panel, depth_, finish, row, p * PANEL, panel + PANEL * depth_);
     }
+  }
+  template <class Finish>
+  void multiply(Matrix x, int64_t row, int64_t count, const Finish& finish) const {
+    multiply(x, row, count, 0, panels(columns_), finish);
   }
 
  private:
@@ -209,15 +223,36 @@ void multiply_few(Matrix x, int64_t rows, Matrix w, int64_t columns, int64_t dep
   });
 }
 
+// A weight (columns, depth) for several products of some rows each, by all threads. With many rows
+// in all it is to be packed whole.
+class Weight {
+ public:
+  Weight(Matrix w, int64_t columns, int64_t depth, bool whole)
+      : w_(w), columns_(columns), depth_(depth) {
+    if (whole) packed_.emplace(w, columns, depth);
+  }
+  template <class Finish>
+  void multiply(Matrix x, int64_t rows, const Finish& finish) const {
+    if (!packed_) return multiply_few(x, rows, w_, columns_, depth_, finish);
+    if (rows <= FEW)
+      return parallel(panels(columns_), 64 / PANEL, [&](int64_t begin, int64_t end) {
+        packed_->multiply(x, 0, rows, begin, end, finish);
+      });
+    parallel(rows, BLOCK, [&](int64_t begin, int64_t end) {
+      packed_->multiply(x.from(begin), begin, end - begin, finish);
+    });
+  }
+
+ private:
+  Matrix w_;
+  int64_t columns_, depth_;
+  std::optional<Packed> packed_;
+};
+
 template <class Finish>
 void multiply(Matrix x, int64_t rows, Matrix w, int64_t columns, int64_t depth,
               const Finish& finish) {
-  if (rows == 0) return;
-  if (rows <= FEW) return multiply_few(x, rows, w, columns, depth, finish);
-  const Packed packed(w, columns, depth);
-  parallel(rows, BLOCK, [&](int64_t begin, int64_t end) {
-    packed.multiply(x.from(begin), begin, end - begin, finish);
-  });
+  if (rows > 0) Weight(w, columns, depth, rows > FEW).multiply(x, rows, finish);
 }
 
 }  // namespace mindtwins
