@@ -102,8 +102,8 @@ class RegionPooling(Float32Cell):
         super().__init__()
         self.bins = bins
 
-    def construct(self, levels: tuple[Tensor, ...], rois: Tensor) -> Tensor:
-        """See `pool`."""
+    def construct(self, rois: Tensor, *levels: Tensor) -> Tensor:
+        """See `pool`. Levels one by one: for a new tuple of them MindSpore compiles a new graph."""
         return pool(levels, rois, self.bins)
 
 
@@ -189,7 +189,7 @@ class MaskRCNN(Detector):
     def _detect(self, images: Tensor, geometries: Sequence[Geometry]) -> list[Detections]:
         levels, logits, deltas = self(images)
         regions = self.propose(arrays(logits), arrays(deltas), images.shape[2:], geometries)
-        features = self.box_pooling(levels, _padded(regions, PROPOSALS))
+        features = self.box_pooling(_padded(regions, PROPOSALS), *levels)
         classes, moves = arrays(self.roi_head.bbox_head(features))
         found = []
         for i, (own, geometry) in enumerate(zip(regions, geometries, strict=True)):
@@ -198,7 +198,7 @@ class MaskRCNN(Detector):
                 find_objects(own, classes[rows], moves[rows], geometry, self.postprocessing)
             )
         rois = _padded([boxes for boxes, _ in found], MOST_DETECTIONS)
-        (masks,) = arrays([self.roi_head.mask_head(self.mask_pooling(levels, rois))])
+        (masks,) = arrays([self.roi_head.mask_head(self.mask_pooling(rois, *levels))])
         masks = masks.reshape(len(found), MOST_DETECTIONS, *masks.shape[1:])
         detections = []
         for (boxes, objects), drawn, geometry in zip(found, masks, geometries, strict=True):
