@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +11,13 @@ import numpy as np
 MINDTWINS, EAGER, COMPILED, TIMM = "MindTwins", "torch eager", "torch.compile", "timm"
 ONNXRUNTIME, OPENVINO = "onnxruntime", "OpenVINO f32"
 PRECISIONS = ("fp32", "tf32", "fp16")
-CLASSES, SEGMENT_CLASSES = 1000, 150
+CLASSES, SEGMENT_CLASSES, OBJECT_CLASSES = 1000, 150, 80
 # The training step's learning rate, weight decay, largest norm of the gradient, and what the loss
 # of an auxiliary head counts.
 RATE, DECAY, CLIP, AUXILIARY_WEIGHT = 1e-6, 0.05, 5.0, 0.4
 # What "amplified" weights are multiplied with, see `mindtwins.reference.weights.amplify`.
 FACTOR = 3e-3
+OVERLAP = 0.5  # above which a box suppresses another
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -25,7 +27,7 @@ class Work(NamedTuple):
     Attributes:
         device: "CPU", "GPU" or "Ascend".
         precision: one of `PRECISIONS`.
-        model: a classifier or a segmentor.
+        model: a classifier, a segmentor or a detector.
         what: "inference", "features", "training" or "conversion".
         size, batch: of the images.
     """
@@ -43,6 +45,11 @@ def is_segmentor(model: str) -> bool:
     return model.startswith(("fpn_", "upernet_"))
 
 
+def is_detector(model: str) -> bool:
+    """Whether a model's name is a detector's."""
+    return model.startswith(("retinanet_", "maskrcnn_"))
+
+
 def normal(*shape: int) -> np.ndarray:
     """Normal noise, float32."""
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
@@ -53,12 +60,68 @@ def labels_of(batch: int, size: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, SEGMENT_CLASSES, (batch, size, size), np.int32)
 
 
-def batch_of(work: Work) -> tuple[np.ndarray, np.ndarray]:
-    """Images (batch, 3, size, size), and what they are: classes of pixels, or soft targets."""
+def boxes_of(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (count, 4) in a picture of 512 x 512, of sides around 64, and scores (count,)."""
+    rng = np.random.default_rng(3)
+    centers = rng.uniform(0, 512, (count, 2))
+    halves = 32 * np.exp(rng.normal(0, 0.6, (count, 2)))
+    corners = np.concatenate([centers - halves, centers + halves], 1)
+    return corners.clip(0, 512).astype(np.float32), rng.random(count, np.float32)
+
+
+def anchor_targets(batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of RetinaNet's anchors: int32 classes (batch, n), and float32 deltas (batch, n, 4).
+
+    One in 500 is to find an object, the others are background.
+    """
+    sides = [size // 4 // 2, size // 4 // 4, size // 4 // 8]
+    sides += [-(-sides[-1] // 2), -(-sides[-1] // 4)]
+    count = 9 * sum(side * side for side in sides)
+    rng = np.random.default_rng(2)
+    labels = np.full((batch, count), OBJECT_CLASSES, np.int32)
+    labels[:, ::500] = rng.integers(0, OBJECT_CLASSES, labels[:, ::500].shape)
+    return labels, rng.standard_normal((batch, count, 4), np.float32)
+
+
+def batch_of(work: Work) -> tuple[np.ndarray, ...]:
+    """Images (batch, 3, size, size), and what they are.
+
+    That is classes of pixels, soft targets, or classes and deltas of anchors.
+    """
     images = normal(work.batch, 3, work.size, work.size)
     if is_segmentor(work.model):
         return images, labels_of(work.batch, work.size)
+    if is_detector(work.model):
+        return images, *anchor_targets(work.batch, work.size)
     return images, np.eye(CLASSES, dtype=np.float32)[np.arange(work.batch) % CLASSES]
+
+
+def detector_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A detector's parameter, the same for all contestants: who finds as much, does as much.
+
+    As `mindtwins.reference.weights.randomize`, but for what decides how much is found. As of a
+    trained one, most anchors and regions are of no class, and proposals have sides of 10 to 160
+    pixels and overlap: at 512 x 512 RetinaNet has 700 pairs of a box and a class above the
+    threshold, Mask R-CNN 1,000 proposals and then 1,300 pairs, and both find 100 objects.
+
+    Args:
+        name: as the reference calls it.
+        shape: its shape.
+    """
+    values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
+    if values.ndim > 1:
+        values /= np.float32(values[0].size ** 0.5)
+    else:
+        values = np.float32(0.1) * values + np.float32(name.endswith("weight"))
+    if name == "bbox_head.retina_cls.bias":
+        values -= np.float32(4.3)
+    elif name == "roi_head.bbox_head.fc_cls.bias":
+        values[-1] += np.float32(4)
+    elif name == "rpn_head.rpn_reg.weight":
+        values *= np.float32(0.3)
+    elif name == "rpn_head.rpn_reg.bias":
+        values.reshape(-1, 4)[:, 2:] += 1
+    return values
 
 
 def torch_name(parameter: str) -> str:

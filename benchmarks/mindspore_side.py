@@ -18,9 +18,12 @@ from benchmarks.inputs import (
     CLIP,
     DECAY,
     FACTOR,
+    OBJECT_CLASSES,
     RATE,
     Work,
     batch_of,
+    detector_weight,
+    is_detector,
     is_segmentor,
     torch_name,
 )
@@ -32,6 +35,10 @@ from mindtwins.checkpoint import save_checkpoint
 from mindtwins.classification.loss import SoftTargetCrossEntropy
 from mindtwins.conversion.converter import from_torch
 from mindtwins.conversion.readers import read_source
+from mindtwins.detection.detections import Geometry
+from mindtwins.detection.detector import Detector
+from mindtwins.detection.loss import RetinaNetLoss
+from mindtwins.detection.retinanet import RetinaNet
 from mindtwins.execution import set_precision, use_device
 from mindtwins.models.twins import ClassifierOutputs
 from mindtwins.segmentation.loss import PixelCrossEntropy
@@ -84,6 +91,8 @@ def on_device(array: np.ndarray, dtype: ms.Type = ms.float32) -> Tensor:
 
 def _create(work: Work, **options: object) -> nn.Cell:
     """A model with weights of std 1 / sqrt(fan_in), norms of 1 +- 0.1 and biases of std 0.1."""
+    if is_detector(work.model):
+        return _create_detector(work)
     make = mindtwins.create_segmentor if is_segmentor(work.model) else mindtwins.create_model
     model = make(work.model, **options)
     rng = np.random.default_rng(0)
@@ -97,13 +106,25 @@ def _create(work: Work, **options: object) -> nn.Cell:
     return set_precision(model, LEVELS[work.what]) if work.precision == "fp16" else model
 
 
-def _inference(work: Work, images: np.ndarray, targets: np.ndarray) -> Call:
+def _create_detector(work: Work) -> Detector:
+    model = mindtwins.create_detector(work.model)
+    for parameter in model.trainable_params():
+        values = detector_weight(torch_name(parameter.name), parameter.shape)
+        parameter.set_data(Tensor(values))
+    return set_precision(model, LEVELS[work.what]) if work.precision == "fp16" else model
+
+
+def _inference(work: Work, images: np.ndarray, *targets: np.ndarray) -> Call:
     model = _create(work, **{"features_only": True} if work.what == "features" else {})
     inputs = on_device(images)
+    if isinstance(model, Detector):
+        # Images as large as their pictures.
+        geometry = Geometry(work.size, work.size, np.ones(4, np.float32), work.size, work.size)
+        return lambda: model.predict(inputs, [geometry] * work.batch)
     return lambda: model(inputs)
 
 
-def _training(work: Work, images: np.ndarray, targets: np.ndarray) -> Call:
+def _training(work: Work, images: np.ndarray, *targets: np.ndarray) -> Call:
     """The step of `train.py`: the batch is copied to the device, the loss comes back."""
     scale = LossScale(65536.0, 2000, dynamic=True) if work.precision == "fp16" else None
     step = _step(_create(work), scale)
@@ -112,6 +133,8 @@ def _training(work: Work, images: np.ndarray, targets: np.ndarray) -> Call:
 
 def _step(model: nn.Cell, scale: LossScale | None = None) -> TrainStep:
     loss: nn.Cell = SoftTargetCrossEntropy()
+    if isinstance(model, RetinaNet):
+        loss = RetinaNetLoss(OBJECT_CLASSES)
     if hasattr(model, "auxiliary_head"):
         weights = (1.0, AUXILIARY_WEIGHT)
         loss = PixelCrossEntropy(weights[:1] if model.auxiliary_head is None else weights)
@@ -120,7 +143,7 @@ def _step(model: nn.Cell, scale: LossScale | None = None) -> TrainStep:
     )
 
 
-def _conversion(work: Work, images: np.ndarray, targets: np.ndarray) -> Call:
+def _conversion(work: Work, images: np.ndarray, *targets: np.ndarray) -> Call:
     import torch
 
     from mindtwins.reference import create_reference

@@ -3,27 +3,30 @@
     OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.operations
     python -m benchmarks.operations --device_target GPU --batch 64 --precisions fp32 fp16
 
-Shapes are those of SVT-S at 224, and of segmentation heads at an eighth to a half of the sizes that
-they see at 512. Milliseconds per call, forward / forward and backward: on a CPU the least processor
-time of several calls, since other programs can only add; elsewhere the median time.
+Shapes are those of SVT-S at 224, of segmentation heads at an eighth to a half of the sizes that
+they see at 512, and of Mask R-CNN's regions of a picture of 512 x 512. Milliseconds per call,
+forward / forward and backward: on a CPU the least processor time of several calls, since other
+programs can only add; elsewhere the median time. RoIAlign and suppression are measured in one
+formulation, and suppression, which runs on arrays, has no backward.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
 import mindspore as ms
+import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 from benchmarks.command import Table, parser
-from benchmarks.inputs import labels_of, normal
+from benchmarks.inputs import OVERLAP, boxes_of, labels_of, normal
 from benchmarks.mindspore_side import on_device, wait
-from benchmarks.timing import turn
-from benchmarks.workers import reason
+from benchmarks.timing import Cost, turn
+from benchmarks.workers import Worker, reason, torch_environment
 from mindtwins import layers
+from mindtwins.detection.mask_rcnn import BOX_BINS, RegionPooling
 from mindtwins.errors import run_cli
 from mindtwins.execution import use_device
 from mindtwins.layers import kernels
@@ -40,14 +43,16 @@ class Operation(NamedTuple):
 
     Attributes:
         name: a key of `torch_operations.FUNCTIONS`.
-        make, arguments: what builds the cell.
+        make, arguments: what builds the cell; None for suppression, which is no graph.
         inputs: their shapes.
+        boxes: how many it is about.
     """
 
     name: str
-    make: Callable[..., nn.Cell]
+    make: Callable[..., nn.Cell] | None
     arguments: tuple
     inputs: tuple[tuple[int, ...], ...]
+    boxes: int = 0
 
 
 class Function(nn.Cell):
@@ -62,10 +67,42 @@ class Function(nn.Cell):
         return self.function(x, *self.arguments)
 
 
+class MLP(nn.Cell):
+    """The MLP of a block with its norm and residual, one kernel where there is one."""
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__()
+        self.norm = layers.LayerNorm(channels, 1e-6)
+        self.fc1 = layers.DenseGELU(channels, ratio * channels)
+        self.fc2 = layers.Dense(ratio * channels, channels)
+        self.joins = layers.can_join(
+            {self.norm: layers.LayerNorm, self.fc1: layers.DenseGELU, self.fc2: layers.Dense}
+        )
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.joins:
+            return layers.add_mlp(x, self.norm, self.fc1, self.fc2)
+        return x + self.fc2(self.fc1(self.norm(x)))
+
+
+class RoIAlign(nn.Cell):
+    """Boxes from the levels of a pyramid."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.pooling = RegionPooling(BOX_BINS)
+        boxes, _ = boxes_of(count)
+        self.rois = Tensor(np.pad(boxes, ((0, 0), (1, 0))))  # of image 0
+
+    def construct(self, *levels: Tensor) -> Tensor:
+        return self.pooling(self.rois, *levels)
+
+
 def label(operation: Operation) -> str:
     """Its name, its sizes and the shape of its first input."""
     sizes = [str(size) for size in operation.arguments if type(size) is int]
-    return f"{operation.name} {' '.join(sizes)} of {operation.inputs[0]}"
+    first = operation.inputs[0] if operation.inputs else f"{operation.boxes} boxes"
+    return " ".join([operation.name, *sizes, "of", str(first)])
 
 
 def operations(batch: int) -> list[Operation]:
@@ -75,8 +112,10 @@ def operations(batch: int) -> list[Operation]:
     few = max(1, batch // 8)
     maps, logits = (few, 64, 64, 128), (few, 64, 64, 150)
     labels = Tensor(labels_of(few, 256))
+    levels = tuple((1, side, side, 256) for side in (128, 64, 32, 16))
     return [
         Operation("Dense and GELU", layers.DenseGELU, (c, 4 * c), (tokens,)),
+        Operation("MLP", MLP, (c, 4), (tokens,)),
         Operation("LayerNorm", layers.LayerNorm, (c, 1e-6), (tokens,)),
         Operation("Dense", layers.Dense, (c, 4 * c), (tokens,)),
         Operation("Dense", layers.Dense, (512, 2048), ((few, 7, 7, 512),)),
@@ -101,11 +140,16 @@ def operations(batch: int) -> list[Operation]:
         Operation("nearest", Function, (layers.resize_nearest, 128, 128), (maps,)),
         Operation("pool", Function, (layers.adaptive_average_pool, 6), (maps,)),
         Operation("cross entropy", Function, (layers.resized_cross_entropy, labels), (logits,)),
+        Operation("RoIAlign", RoIAlign, (250 * batch,), levels, 250 * batch),
+        Operation("suppression", None, (), (), 1250 * batch),
     ]
 
 
 def ours(operation: Operation, dtype: ms.Type, formulation: str) -> list[Call]:
     """Calls of it and of its gradients, compiled in a formulation."""
+    if operation.make is None:
+        boxes, scores = boxes_of(operation.boxes)
+        return [lambda: layers.suppress(boxes, scores, OVERLAP)]
     inputs = [on_device(normal(*shape), dtype) for shape in operation.inputs]
     with layers.use_formulation(formulation):
         cell = operation.make(*operation.arguments).set_train()
@@ -116,43 +160,38 @@ def ours(operation: Operation, dtype: ms.Type, formulation: str) -> list[Call]:
         both = gradient(cell, *[parameters] if parameters else [])
         result = cell(*inputs)
         both(*inputs, result)
+        cell(*inputs)  # compiled anew after a gradient
     return [lambda: cell(*inputs), lambda: both(*inputs, result)]
 
 
-def theirs(operation: Operation) -> list[Call]:
-    """The same in PyTorch."""
-    import torch
-
-    from benchmarks.torch_operations import FUNCTIONS
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    function = FUNCTIONS[operation.name]
-    parameters = operation.make(*operation.arguments).trainable_params()
-    arrays = [normal(*shape) for shape in (*operation.inputs, *(p.shape for p in parameters))]
-    tensors = [torch.from_numpy(array).requires_grad_() for array in arrays]
-    result = function(*tensors).detach()
-    return [
-        torch.inference_mode()(lambda: function(*tensors)),
-        lambda: torch.autograd.grad(function(*tensors), tensors, result),
-    ]
+def theirs(operation: Operation, worker: Worker, seconds: float) -> list[float]:
+    """Milliseconds of the same in PyTorch."""
+    shapes = [*operation.inputs]
+    if operation.make is not None:
+        parameters = operation.make(*operation.arguments).trainable_params()
+        shapes += [parameter.shape for parameter in parameters]
+    what = {"name": operation.name, "shapes": shapes, "boxes": operation.boxes}
+    found = []
+    for backward in (False, True) if shapes else (False,):
+        worker.ask("build", **what, backward=backward)
+        found.append(milliseconds(worker.ask("turn", seconds=seconds)["costs"], "CPU"))
+    return found
 
 
-def milliseconds(calls: list[Call], device: str, seconds: float) -> list[float]:
-    """Of each call."""
-    costs = [turn(call, wait, seconds) for call in calls]
-    if device == "CPU":
-        return [1e3 * min(cost.cpu for cost in found) for found in costs]
-    return [1e3 * statistics.median(cost.wall for cost in found) for found in costs]
+def milliseconds(costs: list[Cost], device: str) -> float:
+    """Of a call: the least of processor on a CPU, else the median by the clock."""
+    walls, cpus = zip(*costs, strict=True)
+    return 1e3 * (min(cpus) if device == "CPU" else statistics.median(walls))
 
 
 def cell(times: list[float] | None) -> str:
-    """Forward / with backward."""
+    """Forward / with backward, if it has one."""
     return "failed" if times is None else " / ".join(f"{time:.3f}" for time in times)
 
 
 def best(found: dict[str, list[float]]) -> str:
     """The formulation with the fastest forward and backward, and its factor to the slowest."""
-    both = {name: times[1] for name, times in found.items() if name in FORMULATIONS}
+    both = {name: times[-1] for name, times in found.items() if name in FORMULATIONS}
     fastest = min(both, key=both.__getitem__, default="-")
     return f"{fastest}, {max(both.values()) / both[fastest]:.1f} x" if len(both) > 1 else fastest
 
@@ -168,17 +207,25 @@ def main(argv: list[str]) -> None:
     names = [name for name in FORMULATIONS if name != "kernel" or (on_cpu and kernels.available())]
     columns = [*names, "torch"] if on_cpu else names
     table = Table("forward / with backward, ms", "operation of", *columns, "best", width=17)
-    for precision, dtype in ((name, TYPES[name]) for name in options.precisions):
-        for operation in operations(1 if options.quick else options.batch):
-            found = {}
-            for name in columns:
-                try:
-                    calls = theirs(operation) if name == "torch" else ours(operation, dtype, name)
-                    found[name] = milliseconds(calls, device, 0 if options.quick else SECONDS)
-                except Exception as error:  # whatever a device makes of an operator
-                    print(f"({name}: {reason(error)})")
-            cells = [cell(found.get(name)) for name in columns]
-            table.row(f"{label(operation)}, {precision}", *cells, best(found))
+    seconds = 0 if options.quick else SECONDS
+    python = options.torch_python
+    with Worker("torch_operations", torch_environment(python), python) as torch:
+        for precision, dtype in ((name, TYPES[name]) for name in options.precisions):
+            for operation in operations(1 if options.quick else options.batch):
+                # As products, the regions of a picture and their gradients take gigabytes.
+                found, tried = {}, columns[len(names) - 1 :] if operation.boxes else columns
+                for name in tried:
+                    try:
+                        if name == "torch":
+                            found[name] = theirs(operation, torch, seconds)
+                            continue
+                        calls = ours(operation, dtype, name)
+                        costs = [turn(call, wait, seconds) for call in calls]
+                        found[name] = [milliseconds(measured, device) for measured in costs]
+                    except Exception as error:  # whatever a device makes of an operator
+                        print(f"({name}: {reason(error)})")
+                cells = [cell(found.get(name)) if name in tried else "-" for name in columns]
+                table.row(f"{label(operation)}, {precision}", *cells, best(found))
 
 
 if __name__ == "__main__":

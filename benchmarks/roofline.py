@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from benchmarks.inputs import Work, is_segmentor
+from benchmarks.inputs import Work, is_detector, is_segmentor
 from mindtwins.models.twins import PATCH_SIZES, WINDOW
 from mindtwins.models.variants import VARIANTS, resolve_name
 
@@ -53,17 +53,22 @@ BYTES = {"fp32": 4, "tf32": 4, "fp16": 2}
 def find_floor(work: Work, card: str) -> float | None:
     """The least seconds for a classifier's inference; None for other work or an unknown card."""
     peaks = find_peaks(card)
-    if peaks is None or work.what != "inference" or is_segmentor(work.model):
+    if peaks is None or not _is_counted(work):
         return None
     return floor_seconds(count_operators(work.model, work.size, work.batch), peaks, work.precision)
 
 
 def processor_floor(work: Work, rate: float | None) -> float | None:
     """The same for all cores together at so many operations per second; memory is left out."""
-    if rate is None or work.what != "inference" or is_segmentor(work.model):
+    if rate is None or not _is_counted(work):
         return None
     operators = count_operators(work.model, work.size, work.batch)
     return 2 * sum(operator.products for operator in operators) / rate
+
+
+def _is_counted(work: Work) -> bool:
+    has_head = is_segmentor(work.model) or is_detector(work.model)
+    return work.what == "inference" and not has_head
 
 
 def find_peaks(card: str) -> Peaks | None:

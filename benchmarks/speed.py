@@ -41,7 +41,7 @@ from benchmarks.inputs import (
 from benchmarks.machine import describe
 from benchmarks.timing import Cost, take_turns
 from benchmarks.workers import Failed, Worker, start
-from mindtwins import list_models, list_segmentors
+from mindtwins import list_detectors, list_models, list_segmentors
 from mindtwins.errors import run_cli
 
 SMALL = ["svt_small", "pcpvt_small"]
@@ -64,7 +64,7 @@ def compare(
 
     A precision has processes of its own, since MindSpore is told it once.
     """
-    seconds = 0 if options.quick else SECONDS
+    seconds, told = 0 if options.quick else SECONDS, set[str]()
     for _, same in groupby(works, key=lambda work: work.precision):
         with ExitStack() as stack:
             names = (MINDTWINS, *others)
@@ -75,7 +75,11 @@ def compare(
                     worker.send("build", contestant=name, fields=work)
                 for name, worker in workers.items():
                     try:
-                        floor = worker.receive().get("floor") or floor
+                        answer = worker.receive()
+                        floor = answer.get("floor") or floor
+                        if (note := answer.get("note")) and note not in told:
+                            told.add(note)
+                            print(f"({name}: {note})")
                         turns[name] = partial(one_turn, worker, seconds)
                     except Failed as problem:
                         print(f"({name}: {problem})")
@@ -224,6 +228,15 @@ PARTS = {
         [("inference", 512, 1), ("training", 512, 2)],
         quick="upernet_svt_tiny",
     ),
+    "detection": Part(
+        ratios,
+        ["retinanet_svt_small", "maskrcnn_svt_small"],
+        [("inference", 512, 1)],
+        quick="maskrcnn_svt_tiny",
+    ),
+    "detection_training": Part(
+        ratios, ["retinanet_svt_small"], [("training", 512, 2)], quick="retinanet_svt_tiny"
+    ),
     "conversion": Part(ratios, ["svt_large"], [("conversion", 0, 0)], others=(COPY,)),
     "first_calls": Part(
         first_calls, ["svt_small", "pcpvt_large"], [("inference", 224, 1), ("training", 224, 1)]
@@ -246,7 +259,7 @@ def case(text: str) -> tuple[str, int, int]:
 
 def main(argv: list[str]) -> None:
     """Measure and print the parts asked for."""
-    command, models = parser(__doc__), [*list_models(), *list_segmentors()]
+    command, models = parser(__doc__), [*list_models(), *list_segmentors(), *list_detectors()]
     cores = sorted(os.sched_getaffinity(0))
     command.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     command.add_argument("--models", nargs="+", choices=models, metavar="MODEL")

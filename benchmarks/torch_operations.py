@@ -1,19 +1,26 @@
 """The operations of `mindtwins.layers` in PyTorch: functions of inputs and parameters.
 
-Tokens are channels-last, (N, H, W, C); what works on maps permutes them first.
+Tokens are channels-last, (N, H, W, C); what works on maps permutes them first. RoIAlign and
+suppression are torchvision's where it loads, see `benchmarks.torch_detection`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.inputs import labels_of
+from benchmarks.inputs import OVERLAP, boxes_of, labels_of, normal
+from benchmarks.timing import Timed
+from benchmarks.torch_detection import operators
+from benchmarks.workers import serve
 
 HEADS = 2
+timed = Timed()
 
 
 def _maps(tokens: Tensor) -> Tensor:
@@ -48,6 +55,15 @@ def _cross_entropy(logits: Tensor) -> Tensor:
     return F.cross_entropy(resized, labels, reduction="sum")
 
 
+def _mlp(x: Tensor, g: Tensor, b: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    hidden = F.gelu(F.linear(F.layer_norm(x, g.shape, g, b, 1e-6), w1, b1))
+    return x + F.linear(hidden, w2, b2)
+
+
+def _roi_align(boxes: Tensor, scores: Tensor, *levels: Tensor) -> Tensor:
+    return operators().pool([_maps(level) for level in levels], 0, boxes, 7)
+
+
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "patches": lambda x, w, b: F.conv2d(_maps(x), w, b, stride=w.shape[-1]),
     "depthwise 3x3": lambda x, w, b: F.conv2d(_maps(x), w, b, padding=1, groups=len(w)),
@@ -62,4 +78,36 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "nearest": lambda x: F.interpolate(_maps(x), scale_factor=2, mode="nearest"),
     "pool": lambda x: F.adaptive_avg_pool2d(_maps(x), 6),
     "cross entropy": _cross_entropy,
+    "MLP": _mlp,
+    "RoIAlign": _roi_align,
+    "suppression": lambda boxes, scores: operators().nms(boxes, scores, OVERLAP),
 }
+
+
+def build(name: str, shapes: list[list[int]], boxes: int, backward: bool) -> None:
+    """Get ready for an operation on boxes, if it is about some, and normal noise.
+
+    Args:
+        name: a key of `FUNCTIONS`.
+        shapes: of its inputs and parameters.
+        boxes: how many.
+        backward: with its gradients.
+    """
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    timed.start(lambda: _call(name, shapes, boxes, backward), lambda result: None)
+
+
+def _call(name: str, shapes: list[list[int]], boxes: int, backward: bool) -> Callable[[], object]:
+    function = FUNCTIONS[name]
+    if boxes:
+        function = partial(function, *map(torch.from_numpy, boxes_of(boxes)))
+    tensors = [torch.from_numpy(normal(*shape)).requires_grad_() for shape in shapes]
+    if not backward:
+        return torch.inference_mode()(lambda: function(*tensors))
+    result = function(*tensors).detach()
+    # A level may have no region.
+    return lambda: torch.autograd.grad(function(*tensors), tensors, result, allow_unused=True)
+
+
+if __name__ == "__main__":
+    serve(build, timed.turn)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import torch_detection
 from benchmarks.inputs import (
     AUXILIARY_WEIGHT,
     CLIP,
@@ -25,6 +26,7 @@ from benchmarks.inputs import (
     TIMM,
     Work,
     batch_of,
+    is_detector,
     is_segmentor,
 )
 from benchmarks.timing import Timed
@@ -53,9 +55,10 @@ def build(contestant: str, fields: list) -> dict:
         model = _create(work.model, contestant, work.what == "features")
         model = model.to("cpu" if work.device == "CPU" else "cuda")
         run = torch.compile(model) if contestant == COMPILED else model
-        return MAKERS[work.what](model, run, *arrays, work.precision == "fp16")
+        return MAKERS[work.what](model, run, work.precision == "fp16", *arrays)
 
-    return timed.start(make, wait)._asdict()
+    note = torch_detection.operators_in_words() if is_detector(work.model) else ""
+    return timed.start(make, wait)._asdict() | {"note": note}
 
 
 def peak() -> dict[str, int]:
@@ -75,16 +78,20 @@ def _create(name: str, contestant: str = EAGER, features_only: bool = False) -> 
         import timm
 
         return randomize(timm.create_model(f"twins_{name}"))
+    if is_detector(name):
+        return torch_detection.create(name)
     if is_segmentor(name):
         return randomize(create_segmentation_reference(name))
     return randomize(create_reference(name, features_only=features_only))
 
 
 def _inference(
-    model: nn.Module, run: Callable, images: Tensor, targets: Tensor, half: bool
+    model: nn.Module, run: Callable, half: bool, images: Tensor, *targets: Tensor
 ) -> Call:
     model.eval().to(torch.float16 if half else torch.float32)
     inputs = images.to(next(model.parameters()))
+    if isinstance(model, torch_detection.Detector):
+        run = partial(torch_detection.predict, model)
     return torch.inference_mode()(lambda: run(inputs))
 
 
@@ -93,7 +100,7 @@ def _training(*arguments: Any) -> Call:
 
 
 def _step(
-    model: nn.Module, run: Callable, images: Tensor, targets: Tensor, half: bool = False
+    model: nn.Module, run: Callable, half: bool, images: Tensor, *targets: Tensor
 ) -> Callable[[float], float]:
     """A call that makes one step at a rate: forward, backward, clip, AdamW; the loss.
 
@@ -109,15 +116,19 @@ def _step(
     place = decayed[0].device
     scaler = torch.amp.GradScaler(place.type, enabled=half)
     model.train()
-    loss_of = F.cross_entropy if targets.is_floating_point() else _pixel_cross_entropy
+    loss_of: Callable[..., Tensor] = F.cross_entropy
+    if isinstance(model, torch_detection.Detector):
+        loss_of = torch_detection.retinanet_loss
+    elif not targets[0].is_floating_point():
+        loss_of = _pixel_cross_entropy
 
     def step(rate: float) -> float:
         for group in optimizer.param_groups:
             group["lr"] = rate
-        inputs, wanted = images.to(place), targets.to(place)
+        inputs, wanted = images.to(place), [target.to(place) for target in targets]
         optimizer.zero_grad()
         with torch.autocast(place.type, torch.float16, enabled=half):
-            loss = loss_of(run(inputs), wanted)
+            loss = loss_of(run(inputs), *wanted)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -187,7 +198,7 @@ def train(model: str, folder: str, rates: list[float], dtype: str) -> dict[str, 
         arrays = [torch.from_numpy(batch[name]) for name in ("images", "targets")]
     network.to(getattr(torch, dtype))
     images, targets = (array.to(getattr(torch, dtype)) for array in arrays)
-    step = _step(network, network, images, targets)
+    step = _step(network, network, False, images, targets)
     losses = [step(rate) for rate in rates]
     _save(network, Path(folder, f"{dtype}.npz"))
     return {"losses": losses}

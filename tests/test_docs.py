@@ -378,6 +378,10 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python -m benchmarks.speed --parts inference other_runtimes --models svt_small pcpvt_small": [
         Runs("--quick", tier="endurance")
     ],
+    "python -m benchmarks.speed --threads 1 --parts detection detection_training"
+    " --torch_python tv/bin/python": [
+        Runs("--quick", replace={" --torch_python tv/bin/python": ""}, tier="endurance")
+    ],
     "python -m benchmarks.speed --parts memory --models svt_small --cases inference,224,1": [
         Runs("--quick", tier="endurance")
     ],

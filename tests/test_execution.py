@@ -129,8 +129,8 @@ def test_regions_stay_where_they_are(level: str):
 
     def features(level: str, dtype: ms.Type) -> np.ndarray:
         detector = set_precision(create_detector("maskrcnn_svt_tiny"), level)
-        maps = tuple(Tensor(values, dtype) for values in levels)
-        return detector.box_pooling(maps, Tensor(rois)).asnumpy()
+        maps = (Tensor(values, dtype) for values in levels)
+        return detector.box_pooling(Tensor(rois), *maps).asnumpy()
 
     expected = features("O0", ms.float32)
     np.testing.assert_array_equal(features(level, ms.float16), expected)

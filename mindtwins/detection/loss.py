@@ -102,12 +102,12 @@ class MaskRCNNLoss(nn.Cell):
         levels, logits, moves = outputs
         logits, moves = ops.concat(logits, 1), ops.concat(moves, 1)
         found, shifted = proposal_losses(logits, moves, anchor_labels, anchor_deltas)
-        features = self.box_pooling(levels, ops.reshape(rois, (-1, 5)))
+        features = self.box_pooling(ops.reshape(rois, (-1, 5)), *levels)
         logits, moves = self.heads.bbox_head(features)
         labels_of_all, expected = ops.reshape(labels, (-1,)), ops.reshape(deltas, (-1, 4))
         classes, boxes = region_losses(logits, moves, labels_of_all, expected, self.num_classes)
         batch, most, height, width = masks.shape
-        features = self.mask_pooling(levels, ops.reshape(rois[:, :most], (-1, 5)))
+        features = self.mask_pooling(ops.reshape(rois[:, :most], (-1, 5)), *levels)
         drawn = self.heads.mask_head(features)
         own = ops.reshape(labels[:, :most], (-1,))
         own = ops.select(own < self.num_classes, own, ops.zeros_like(own) - 1)

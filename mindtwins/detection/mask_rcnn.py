@@ -102,8 +102,8 @@ class RegionPooling(Float32Cell):
         super().__init__()
         self.bins = bins
 
-    def construct(self, levels: tuple[Tensor, ...], rois: Tensor) -> Tensor:
-        """See `pool`."""
+    def construct(self, rois: Tensor, *levels: Tensor) -> Tensor:
+        """See `pool`. Levels one by one: for a new tuple of them MindSpore compiles a new graph."""
         return pool(levels, rois, self.bins)
 
 
@@ -190,7 +190,7 @@ class MaskRCNN(Detector):
         levels, logits, deltas = self(images)
         sizes = [(geometry.height, geometry.width) for geometry in geometries]
         regions = self.propose(arrays(logits), arrays(deltas), images.shape[2:], sizes)
-        features = self.box_pooling(levels, Tensor(as_rois(regions, PROPOSALS)))
+        features = self.box_pooling(Tensor(as_rois(regions, PROPOSALS)), *levels)
         classes, moves = arrays(self.roi_head.bbox_head(features))
         found = []
         for i, (own, geometry) in enumerate(zip(regions, geometries, strict=True)):
@@ -199,7 +199,7 @@ class MaskRCNN(Detector):
                 find_objects(own, classes[rows], moves[rows], geometry, self.postprocessing)
             )
         rois = as_rois([boxes for boxes, _ in found], MOST_DETECTIONS)
-        (masks,) = arrays([self.roi_head.mask_head(self.mask_pooling(levels, Tensor(rois)))])
+        (masks,) = arrays([self.roi_head.mask_head(self.mask_pooling(Tensor(rois), *levels))])
         masks = masks.reshape(len(found), MOST_DETECTIONS, *masks.shape[1:])
         detections = []
         for (boxes, objects), drawn, geometry in zip(found, masks, geometries, strict=True):

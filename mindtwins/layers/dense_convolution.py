@@ -148,6 +148,8 @@ class TransposedConv2x2(nn.Cell):
             product = ops.matmul(pixels, ops.reshape(matrix, (channels, -1)))
             lines = (*lines, ops.reshape(product, (batch * height, 1, -1)))
         out = ops.reshape(ops.concat(lines, 1), (batch, 2 * height, 2 * width, -1))
+        if use_kernel(out):
+            return kernels.add_bias(out, self.bias)
         return out + ops.cast(self.bias, x.dtype)
 
 

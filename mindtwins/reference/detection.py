@@ -8,7 +8,8 @@ without the classifier's norm and head, which are never used.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -162,13 +163,17 @@ def roi_align(image: Tensor, box: Tensor, bins: int) -> Tensor:
     return samples.unflatten(2, (bins, grid_x)).unflatten(1, (bins, grid_y)).mean((2, 4))
 
 
+def levels_of(boxes: Tensor) -> Tensor:
+    """Which of the levels of strides 4, 8, 16 and 32 boxes (n, 4) are taken from, int64 (n,)."""
+    sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+    return torch.floor(torch.log2(sides / 56 + 1e-6)).clamp(0, 3).long()
+
+
 def pool(levels: Sequence[Tensor], image: int, boxes: Tensor, bins: int) -> Tensor:
     """One image's boxes (n, 4) from the levels of strides 4, 8, 16 and 32: (n, C, bins, bins)."""
-    sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-    chosen = torch.floor(torch.log2(sides / 56 + 1e-6)).clamp(0, 3).long()
     found = [
         roi_align(levels[level][image], box / (4 * 2**level), bins)
-        for level, box in zip(chosen.tolist(), boxes, strict=True)
+        for level, box in zip(levels_of(boxes).tolist(), boxes, strict=True)
     ]
     return torch.stack(found) if found else levels[0].new_zeros(0, levels[0].shape[1], bins, bins)
 
@@ -222,7 +227,13 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     return torch.stack(kept) if kept else order
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+def batched_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    threshold: float,
+    nms: Callable[[Tensor, Tensor, float], Tensor] = nms,
+) -> Tensor:
     """`nms` among the boxes of each group, all at once: groups are moved apart."""
     if not len(boxes):
         return groups
@@ -239,8 +250,18 @@ def paste(mask: Tensor, box: Tensor, height: int, width: int) -> Tensor:
     return F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0] >= 0.5
 
 
+class Operators(NamedTuple):
+    """What detectors are tested with: what is here, or something faster that does the same."""
+
+    pool: Callable[[Sequence[Tensor], int, Tensor, int], Tensor] = pool
+    nms: Callable[[Tensor, Tensor, float], Tensor] = nms
+    paste: Callable[[Tensor, Tensor, int, int], Tensor] = paste
+
+
 class RetinaNetReference(nn.Module):
     """See `create_detection_reference`."""
+
+    operators = Operators()
 
     def __init__(
         self, backbone: nn.Module, dims: Sequence[int], channels: int, num_classes: int
@@ -307,20 +328,23 @@ class RetinaNetReference(nn.Module):
                 likely, moves, anchors = likely[chosen], moves[chosen], anchors[chosen]
             boxes.append(decode(anchors.to(moves), moves, (1, 1, 1, 1), size))
             scores.append(likely)
-        return _select(torch.cat(boxes)[:, None] / scale, torch.cat(scores))
+        candidates = torch.cat(boxes)[:, None] / scale
+        return _select(candidates, torch.cat(scores), self.operators)
 
 
-def _select(boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
+def _select(boxes: Tensor, scores: Tensor, operators: Operators) -> dict[str, Tensor]:
     """Boxes (n, 1 or classes, 4) and scores (n, classes) -> the 100 that are left."""
     rows, labels = (scores > 0.05).nonzero(as_tuple=True)
     boxes = boxes.expand(-1, scores.shape[1], 4)[rows, labels]
     scores = scores[rows, labels]
-    kept = batched_nms(boxes, scores, labels, 0.5)[:100]
+    kept = batched_nms(boxes, scores, labels, 0.5, operators.nms)[:100]
     return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
 
 
 class MaskRCNNReference(nn.Module):
     """See `create_detection_reference`."""
+
+    operators = Operators()
 
     def __init__(
         self,
@@ -426,8 +450,9 @@ class MaskRCNNReference(nn.Module):
             boxes.append(decode(anchors[order].to(level), deltas[0, order], (1, 1, 1, 1), size))
             scores.append(likely[:per_level])
             groups.append(torch.full((len(order),), number))
-        joined, likely = torch.cat(boxes), torch.cat(scores)
-        return joined[batched_nms(joined, likely, torch.cat(groups), 0.7)[:1000]]
+        joined, nms = torch.cat(boxes), self.operators.nms
+        kept = batched_nms(joined, torch.cat(scores), torch.cat(groups), 0.7, nms)
+        return joined[kept[:1000]]
 
     def detect(
         self, image: Tensor, size: Sequence[int], scale: Tensor, original: Sequence[int]
@@ -435,10 +460,11 @@ class MaskRCNNReference(nn.Module):
         """As `RetinaNetReference.detect`, with "masks" and, before all, "proposals"."""
         levels = self.neck(self.backbone(image))
         regions = self.propose(levels, size)
+        pool, _, paste = self.operators
         logits, deltas = self.roi_head.bbox_head(pool(levels, 0, regions, 7))
         deltas = deltas.unflatten(1, (self.num_classes, 4))
         boxes = decode(regions[:, None], deltas, (0.1, 0.1, 0.2, 0.2), size) / scale
-        found = _select(boxes, logits.softmax(1)[:, :-1])
+        found = _select(boxes, logits.softmax(1)[:, :-1], self.operators)
         scaled = found["boxes"] * scale
         masks = self.roi_head.mask_head(pool(levels, 0, scaled, 14)).sigmoid()
         pasted = [

@@ -36,7 +36,10 @@ def test_speed():
     ("command", "rows"),
     [
         ("data_pipeline", ["evaluation, mindtwins, threads", "training, torch DataLoader"]),
-        ("operations", ["cross attention 2 of (1, 56, 56, 64), fp32"]),
+        (
+            "operations",
+            ["cross attention 2 of (1, 56, 56, 64), fp32", "suppression of 1250 boxes, fp32"],
+        ),
         ("parity --levels TF32 O2", ["svt_tiny, TF32", "svt_tiny, O2"]),
         ("step_parity", ["svt_tiny"]),
         ("region_choice", ["maskrcnn_svt_tiny, 1 x 64 x 64, 32 regions"]),
@@ -46,6 +49,13 @@ def test_speed():
         ("speed --parts other_pytorch", ["svt_small, inference, 32, batch 2, fp32"]),
         ("speed --parts other_runtimes", ["svt_tiny, inference, 32, batch 1, fp32"]),
         ("speed --parts segmentation", ["upernet_svt_tiny, training, 73, batch 2, fp32"]),
+        (
+            "speed --parts detection detection_training",
+            [
+                "maskrcnn_svt_tiny, inference, 73, batch 1, fp32",
+                "retinanet_svt_tiny, training, 73, batch 2, fp32",
+            ],
+        ),
         ("speed --parts first_calls memory", ["svt_tiny, training, 32, batch 1, fp32"]),
         ("speed --parts scaling", ["svt_tiny, pixels, cpu, fp32", "svt_tiny, batch, cpu, fp32"]),
     ],

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 INFERENCE_FLOOR = 0.95
 TRAINING_FLOOR = 1.0
 SEGMENTATION_FLOOR = 1.2
+DETECTION_FLOOR = 1.2
 MEMORY_CEILING = 1.25
 
 
@@ -62,6 +63,14 @@ def test_not_slower_than_pytorch(name):
 @pytest.mark.skipif(not kernels.available(), reason=kernels.status())
 def test_segmentation_not_slower_than_pytorch():
     assert_above(SEGMENTATION_FLOOR, 4, "--parts", "segmentation", "--rounds", "2")
+
+
+@pytest.mark.endurance
+@pytest.mark.skipif(not kernels.available(), reason=kernels.status())
+def test_detection_not_slower_than_pytorch():
+    """RetinaNet alone: of Mask R-CNN torch's regions are slow where torchvision does not load."""
+    parts = ("--parts", "detection", "detection_training", "--models", "retinanet_svt_small")
+    assert_above(DETECTION_FLOOR, 2, *parts, "--rounds", "2")
 
 
 @pytest.mark.slow

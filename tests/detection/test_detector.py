@@ -8,6 +8,7 @@ from mindspore import Tensor
 
 from mindtwins.detection.detections import Geometry
 from mindtwins.detection.detector import Detector
+from mindtwins.detection.mask_rcnn import RegionPooling
 from mindtwins.detection.retinanet import RetinaNet
 from mindtwins.detection.variants import create_detector
 from mindtwins.errors import UserError
@@ -63,3 +64,14 @@ def test_prediction_evaluates(detector: Detector, monkeypatch: pytest.MonkeyPatc
         detector.predict(IMAGES, [GEOMETRY])
     assert all(cell.training for _, cell in detector.cells_and_names())
     assert not np.any(modes)
+
+
+def test_regions_of_another_picture_take_no_other_graph() -> None:
+    """A tuple of the levels did, half a second for each picture."""
+    pooling = RegionPooling(2)
+    rois = Tensor(np.array([[0, 1, 1, 9, 9]], np.float32))
+    for value in range(3):
+        levels = [np.full((1, side, side, 3), value, np.float32) for side in (8, 4, 2, 1)]
+        features = pooling(rois, *map(Tensor, levels)).asnumpy()
+        np.testing.assert_array_equal(features, np.full((1, 2, 2, 3), value))
+    assert len(pooling.compile_cache) == 1

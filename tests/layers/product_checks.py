@@ -207,6 +207,8 @@ def main(path: str) -> None:
         check_dense(library, rng, *sizes)
     for sizes in ((256, 20, 130), (257, 20, 130), (700, 97, 33), (300, 513, 17), (2100, 3, 5)):
         check_dense(library, rng, *sizes)
+    for rows in (9, 260):
+        check_dense(library, rng, rows, 3100, 20)  # in two parts
     for operator, inputs, out in (
         (library.dense, [(0, 8), (5, 8), (5,)], (0, 5)),
         (library.mlp, [(0, 8), (8,), (8,), (9, 8), (9,), (8, 9), (8,), (1,)], (0, 8)),

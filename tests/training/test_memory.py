@@ -49,6 +49,26 @@ def test_so_does_a_crop(model: str, measured: float):
     assert expected.per_image / MB == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("side", "images", "measured"),
+    [
+        (512, 1, 1810),
+        (512, 2, 2737),
+        (512, 3, 3502),
+        (320, 2, 1684),
+        (320, 4, 2395),
+        (320, 6, 2950),
+    ],
+)
+def test_so_do_pictures_with_boxes(side: int, images: int, measured: float):
+    """MB of a whole step: `benchmarks.speed --parts memory --cases training,SIDE,IMAGES`."""
+    config = TrainConfig(
+        task="detection", model="retinanet_svt_small", resize_scale=(side, side), num_classes=80
+    )
+    expected = estimate(create_task(config).parts(), config)
+    assert expected.of(images) / MB == pytest.approx(measured, rel=0.05)
+
+
 def test_enough_is_passed_over_in_silence():
     assert check(TrainConfig(batch_size=64), 7 * GB) is None
 

@@ -10,40 +10,31 @@
 // are never kept. The gradient by the input is the convolution with the kernels turned by 180
 // degrees; that by the weight is G^T (V^T (A dy A^T)) G, V being made again.
 
-#include "common.h"
+#include "product.h"
 
 using namespace mindtwins;
 
 namespace {
 
-constexpr int POINTS = 16;              // of a transformed tile, 4 by 4
-constexpr int TALL = V == 16 ? 8 : 4;   // rows and
-constexpr int WIDE = 2 * V;             // columns of a product that are made in registers
-constexpr int64_t DEPTH = 128;          // of a product: its panel stays in the nearest cache
-constexpr int64_t STRIP = 128;          // tiles of a strip, forward
-constexpr int64_t LONG_STRIP = 256;     // and in the gradient of the weight, their sum
+constexpr int POINTS = 16;           // of a transformed tile, 4 by 4
+constexpr int64_t STRIP = BLOCK;     // tiles of a strip, forward
+constexpr int64_t LONG_STRIP = 256;  // and in the gradient of the weight, their sum
 
-inline int64_t panels(int64_t channels) { return (channels + WIDE - 1) / WIDE; }
+// V, M or their gradients of a strip: point i, tile t and channel c are at i * plane + t * row + c.
+// No power of two apart, where they would meet in the cache.
+struct Layout {
+  Layout(int64_t tiles, int64_t channels)
+      : row(round_up(channels) + V), plane(tiles * row + 2 * V) {}
+  int64_t size() const { return POINTS * plane; }
+  int64_t row, plane;
+};
 
-// Adds, for TALL rows r, the sum over k of a[r * row + k * step] * panel[k][0 .. WIDE) to
-// out[r][0 .. WIDE). Rows of `panel` and `out` follow each other.
-void multiply(const float* a, int64_t row, int64_t step, const float* panel, int64_t depth,
-              float* out) {
-  Vec total[TALL][2] = {};
-  for (int64_t k = 0; k < depth; k++) {
-    const Vec left = load(panel + k * WIDE), right = load(panel + k * WIDE + V);
-    for (int r = 0; r < TALL; r++) {
-      const float factor = a[r * row + k * step];
-      total[r][0] += factor * left;
-      total[r][1] += factor * right;
-    }
-  }
-  for (int r = 0; r < TALL; r++)
-    for (int half = 0; half < 2; half++) {
-      float* target = out + r * WIDE + half * V;
-      store(target, load(target) + total[r][half]);
-    }
-}
+// U of (rows, columns) channels: point i of a panel of PANEL columns is at i * plane + panel * size.
+struct Weights {
+  Weights(int64_t rows, int64_t columns)
+      : size(rows * PANEL), plane(panels(columns) * size + PANEL) {}
+  int64_t size, plane;
+};
 
 // The tiles of maps (B, H, W, C), row by row; those at the bottom and right may stick out.
 struct Tiles {
@@ -68,9 +59,9 @@ inline void input_points(const Vec d[4], Vec* out, int step) {
   out[3 * step] = d[1] - d[3];
 }
 
-// Tiles first .. first + count of x (B, H, W, C) -> V: point i of tile t at v[i * plane + t * stride].
+// Tiles first .. first + count of x (B, H, W, C) -> V.
 void transform_input(const Tiles& tiles, const float* x, int64_t channels, int64_t first,
-                     int64_t count, float* v, int64_t plane, int64_t stride) {
+                     int64_t count, float* v, Layout at) {
   for (int64_t t = 0; t < count; t++)
     tiles.at(first + t, [&](int64_t image, int64_t top, int64_t left) {
       const float* map = x + image * tiles.height * tiles.width * channels;
@@ -81,33 +72,28 @@ void transform_input(const Tiles& tiles, const float* x, int64_t channels, int64
         for (int j = 0; j < 4; j++) {
           Vec d[4];
           for (int i = 0; i < 4; i++) {
-            const int64_t y = top + i - 1, at = left + j - 1;
-            const bool zero = !inside && (y < 0 || y >= tiles.height || at < 0 || at >= tiles.width);
-            d[i] = zero ? Vec{} : load(map + (y * tiles.width + at) * channels + c, channels - c);
+            const int64_t y = top + i - 1, x = left + j - 1;
+            const bool zero = !inside && (y < 0 || y >= tiles.height || x < 0 || x >= tiles.width);
+            d[i] = zero ? Vec{} : load(map + (y * tiles.width + x) * channels + c, channels - c);
           }
           input_points(d, &half[0][j], 4);
         }
         for (int i = 0; i < 4; i++) input_points(half[i], all + 4 * i, 1);
         for (int i = 0; i < POINTS; i++)
-          store(v + i * plane + t * stride + c, all[i], channels - c);
+          store(v + i * at.plane + t * at.row + c, all[i], channels - c);
       }
     });
 }
 
-// Where point i of tile t lies in M, for channels c ..: panels of WIDE channels, (i, panel, t).
-inline int64_t in_panels(int64_t i, int64_t t, int64_t c, int64_t channels, int64_t strip) {
-  return ((i * panels(channels) + c / WIDE) * strip + t) * WIDE + c % WIDE;
-}
-
 // M -> tiles first .. first + count of y (B, H, W, C).
-void transform_output(const Tiles& tiles, const float* m, int64_t strip, int64_t channels,
+void transform_output(const Tiles& tiles, const float* m, Layout at, int64_t channels,
                       int64_t first, int64_t count, float* y) {
   for (int64_t t = 0; t < count; t++)
     tiles.at(first + t, [&](int64_t image, int64_t top, int64_t left) {
       float* corner = y + ((image * tiles.height + top) * tiles.width + left) * channels;
       for (int64_t c = 0; c < channels; c += V) {
         const auto point = [&](int i, int j) {
-          return load(m + in_panels(4 * i + j, t, c, channels, strip));
+          return load(m + (4 * i + j) * at.plane + t * at.row + c);
         };
         Vec upper[4], lower[4];
         for (int j = 0; j < 4; j++) {
@@ -124,6 +110,11 @@ void transform_output(const Tiles& tiles, const float* m, int64_t strip, int64_t
         if (top + 1 < tiles.height) write(lower, corner + tiles.width * channels);
       }
     });
+}
+
+// Where point i of tile t lies in dM, for channels c ..: panels for products, (point, panel, tile).
+inline int64_t in_panels(int64_t i, int64_t t, int64_t c, int64_t channels, int64_t strip) {
+  return ((i * panels(channels) + c / PANEL) * strip + t) * PANEL + c % PANEL;
 }
 
 // Tiles first .. first + count of dy (B, H, W, C) -> dM: the transpose of `transform_output`.
@@ -156,21 +147,21 @@ void transform_gradient(const Tiles& tiles, const float* dy, int64_t strip, int6
     });
 }
 
-// weight (out, in, 3, 3) -> U, in panels of WIDE columns: (point, panel, row, WIDE). Rows are in and
-// columns out; `transposed` the other way round, and kernels turned by 180 degrees.
-Buffer transform_weight(const float* weight, int64_t in, int64_t out, bool transposed) {
+// weight (out, in, 3, 3) -> U. Rows are in and columns out; `transposed` the other way round, and
+// kernels turned by 180 degrees.
+void transform_weight(const float* weight, int64_t in, int64_t out, bool transposed, float* u) {
   const int64_t rows = transposed ? out : in, columns = transposed ? in : out;
-  Buffer u(POINTS * panels(columns) * rows * WIDE);
+  const Weights at(rows, columns);
   parallel(panels(columns), 1, [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; panel++)
       for (int64_t k = 0; k < rows; k++) {
-        float taps[9][WIDE] = {};
-        for (int64_t j = 0; j < std::min<int64_t>(WIDE, columns - panel * WIDE); j++) {
-          const int64_t n = panel * WIDE + j;
+        float taps[9][PANEL] = {};
+        for (int64_t j = 0; j < std::min<int64_t>(PANEL, columns - panel * PANEL); j++) {
+          const int64_t n = panel * PANEL + j;
           const float* kernel = weight + 9 * (transposed ? k * in + n : n * in + k);
           for (int tap = 0; tap < 9; tap++) taps[tap][j] = kernel[transposed ? 8 - tap : tap];
         }
-        for (int half = 0; half < WIDE; half += V) {
+        for (int half = 0; half < PANEL; half += V) {
           Vec rows_done[4][3];
           for (int j = 0; j < 3; j++) {
             const Vec g0 = load(taps[j] + half), g1 = load(taps[3 + j] + half),
@@ -185,40 +176,32 @@ Buffer transform_weight(const float* weight, int64_t in, int64_t out, bool trans
             const Vec points[4] = {g[0], (g[0] + g[1] + g[2]) * 0.5f, (g[0] - g[1] + g[2]) * 0.5f,
                                    g[2]};
             for (int j = 0; j < 4; j++)
-              store(&u[(((4 * i + j) * panels(columns) + panel) * rows + k) * WIDE + half],
-                    points[j]);
+              store(u + (4 * i + j) * at.plane + panel * at.size + k * PANEL + half, points[j]);
           }
         }
       }
   });
-  return u;
 }
 
 // Maps (B, H, W, in) -> (B, H, W, out), by the transformed weight.
-void convolve(const float* x, const Buffer& u, const int64_t* shape, int64_t in, int64_t out,
+void convolve(const float* x, const float* u, const int64_t* shape, int64_t in, int64_t out,
               float* y) {
   const Tiles tiles(shape);
   const int64_t per_thread = (tiles.count + thread_count - 1) / thread_count;
-  const int64_t strip = std::min(STRIP, (per_thread + TALL - 1) / TALL * TALL);
-  // Several strips at a time share their scratch memory.
-  const int64_t share = std::max<int64_t>(1, per_thread / 2 / strip) * strip;
-  const int64_t stride = round_up(in) + V;  // no power of two, which would crowd few cache lines
-  parallel(tiles.count, share, [&](int64_t begin, int64_t end) {
-    Buffer v(POINTS * strip * stride), m(POINTS * panels(out) * strip * WIDE);
-    for (int64_t first = begin; first < end; first += strip) {
-      const int64_t count = std::min(strip, end - first);
-      transform_input(tiles, x, in, first, count, v.data(), strip * stride, stride);
-      for (int64_t i = 0; i < POINTS; i++)
-        for (int64_t panel = 0; panel < panels(out); panel++) {
-          const int64_t at = i * panels(out) + panel;
-          std::fill_n(&m[at * strip * WIDE], strip * WIDE, 0.f);
-          for (int64_t c = 0; c < in; c += DEPTH)
-            for (int64_t t = 0; t < count; t += TALL)
-              multiply(&v[(i * strip + t) * stride + c], stride, 1, &u[(at * in + c) * WIDE],
-                       std::min(DEPTH, in - c), &m[(at * strip + t) * WIDE]);
-        }
-      transform_output(tiles, m.data(), strip, out, first, count, y);
+  const int64_t strip = std::min(STRIP, (per_thread + TILE - 1) / TILE * TILE);
+  const Layout before(strip, in), after(strip, out);
+  const Weights weights(in, out);
+  parallel(tiles.count, strip, [&](int64_t begin, int64_t end) {
+    Scratch v(before.size()), m(after.size());
+    transform_input(tiles, x, in, begin, end - begin, v.data(), before);
+    for (int64_t i = 0; i < POINTS; i++) {
+      const float* panel = u + i * weights.plane;
+      for (int64_t column = 0; column < out; column += PANEL, panel += weights.size)
+        multiply_panel({v.data() + i * before.plane, before.row, 1}, end - begin, panel, in,
+                       Output<Identity>{m.data() + i * after.plane, out, after.row, nullptr, nullptr},
+                       0, column, panel + weights.size);
     }
+    transform_output(tiles, m.data(), after, out, begin, end - begin, y);
   });
 }
 
@@ -226,27 +209,27 @@ void convolve(const float* x, const Buffer& u, const int64_t* shape, int64_t in,
 void weight_gradient(const float* x, const float* dy, const int64_t* shape, int64_t in, int64_t out,
                      float* dweight) {
   const Tiles tiles(shape);
-  const int64_t strip = std::min(LONG_STRIP, tiles.count), stride = round_up(in) + V;
-  const int64_t height = (in + TALL - 1) / TALL * TALL;  // rows of dU
-  Buffer v(POINTS * strip * stride), m(POINTS * panels(out) * strip * WIDE);
-  Buffer du(POINTS * panels(out) * height * WIDE);  // (point, panel, in, WIDE)
+  const int64_t strip = std::min(LONG_STRIP, tiles.count), width = round_up(out);
+  const Layout before(strip, in);
+  Scratch v(before.size()), m(POINTS * panels(out) * strip * PANEL);
+  Buffer du(POINTS * in * width);
   for (int64_t first = 0; first < tiles.count; first += strip) {
     const int64_t count = std::min(strip, tiles.count - first);
     parallel(count, 16, [&](int64_t begin, int64_t end) {
-      transform_input(tiles, x, in, first + begin, end - begin, &v[begin * stride], strip * stride,
-                      stride);
-      transform_gradient(tiles, dy, strip, out, first + begin, end - begin, &m[begin * WIDE]);
+      transform_input(tiles, x, in, first + begin, end - begin, v.data() + begin * before.row,
+                      before);
+      transform_gradient(tiles, dy, strip, out, first + begin, end - begin,
+                         m.data() + begin * PANEL);
     });
-    constexpr int64_t SLAB = 4 * TALL;
-    const int64_t slabs = (height + SLAB - 1) / SLAB;
-    parallel(POINTS * slabs, 4, [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; item++) {
-        const int64_t i = item / slabs, top = item % slabs * SLAB;
-        for (int64_t panel = 0; panel < panels(out); panel++)
-          for (int64_t c = top; c < std::min(height, top + SLAB); c += TALL)
-            multiply(&v[i * strip * stride + c], 1, stride,
-                           &m[(i * panels(out) + panel) * strip * WIDE], count,
-                           &du[((i * panels(out) + panel) * height + c) * WIDE]);
+    const int64_t blocks = (in + BLOCK - 1) / BLOCK;
+    parallel(POINTS * blocks, 1, [&](int64_t item, int64_t) {
+      const int64_t i = item / blocks, c = item % blocks * BLOCK;
+      float* sums = &du[(i * in + c) * width];
+      for (int64_t column = 0; column < out; column += PANEL) {
+        const float* panel = m.data() + in_panels(i, 0, column, out, strip);
+        multiply_panel({v.data() + i * before.plane + c, 1, before.row}, std::min(BLOCK, in - c),
+                       panel, count, Output<Identity>{sums, width, width, nullptr, sums}, 0, column,
+                       panel + PANEL * strip);
       }
     });
   }
@@ -254,7 +237,7 @@ void weight_gradient(const float* x, const float* dy, const int64_t* shape, int6
     for (int64_t c = begin; c < end; c++)
       for (int64_t o = 0; o < out; o += V) {
         const auto point = [&](int i, int j) {
-          return load(&du[(((4 * i + j) * panels(out) + o / WIDE) * height + c) * WIDE + o % WIDE]);
+          return load(&du[((4 * i + j) * in + c) * width + o]);
         };
         Vec rows[3][4], taps[9];
         for (int j = 0; j < 4; j++) {
@@ -280,14 +263,20 @@ void weight_gradient(const float* x, const float* dy, const int64_t* shape, int6
 // x (B, H, W, in), weight (out, in, 3, 3) -> y (B, H, W, out)
 OPERATOR(conv3x3, "fff") {
   const int64_t out = shapes[1][0], in = shapes[1][1];
-  convolve(INPUT(0), transform_weight(INPUT(1), in, out, false), shapes[0], in, out, OUTPUT(2));
+  Scratch u(POINTS * Weights(in, out).plane);
+  transform_weight(INPUT(1), in, out, false, u.data());
+  convolve(INPUT(0), u.data(), shapes[0], in, out, OUTPUT(2));
   return 0;
 }
 
 // dy, x, weight -> dx, dweight
 OPERATOR(conv3x3_gradient, "fffff") {
   const int64_t out = shapes[2][0], in = shapes[2][1];
-  convolve(INPUT(0), transform_weight(INPUT(2), in, out, true), shapes[0], out, in, OUTPUT(3));
+  {
+    Scratch u(POINTS * Weights(out, in).plane);
+    transform_weight(INPUT(2), in, out, true, u.data());
+    convolve(INPUT(0), u.data(), shapes[0], out, in, OUTPUT(3));
+  }
   weight_gradient(INPUT(1), INPUT(0), shapes[1], in, out, OUTPUT(4));
   return 0;
 }

@@ -12,6 +12,9 @@ namespace {
 constexpr int64_t TASKS = 8;  // at least so many for a gradient, where there is enough to do
 constexpr int64_t GROUP = 4 * BLOCK, RUN = 256;  // outputs and rows of a product for a gradient
 
+// Of a longer sum so much is made at a time: its panels and rows stay in the cache.
+constexpr int64_t PART = 32 * DEEP;
+
 struct GELU {
   static Vec apply(Vec x) { return gelu(x); }
 };
@@ -62,8 +65,13 @@ OPERATOR(dense, "ffff") {
   const int64_t columns = shapes[1][0], depth = product(shapes[1] + 1, ranks[1] - 1);
   if (shapes[0][ranks[0] - 1] != depth) return 1;
   const int64_t rows = product(shapes[0], ranks[0]) / depth;
-  multiply(rows_of(INPUT(0), depth), rows, rows_of(INPUT(1), depth), columns, depth,
-           Output<Identity>{OUTPUT(3), columns, columns, INPUT(2), nullptr});
+  Output<Identity> output{OUTPUT(3), columns, columns, INPUT(2), nullptr};
+  for (int64_t k = 0; k < depth; k += PART) {
+    multiply(rows_of(INPUT(0), depth).from(0, k), rows, rows_of(INPUT(1), depth).from(0, k), columns,
+             std::min(PART, depth - k), output);
+    output.bias = nullptr;
+    output.residual = output.data;
+  }
   return 0;
 }
 

@@ -26,7 +26,10 @@ constexpr int64_t FEW = 256;         // rows for which a panel is packed by the 
 struct Matrix {
   const float* data;
   int64_t row, step, turns = 1;
-  Matrix from(int64_t i) const { return {data + i * row, row, step, turns}; }
+  // Along its rows only without `turns`.
+  Matrix from(int64_t i, int64_t k = 0) const {
+    return {data + i * row + k * step, row, step, turns};
+  }
 };
 
 // Distance of rows in scratch memory: a power of two apart they would meet in the cache.

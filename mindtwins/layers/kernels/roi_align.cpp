@@ -24,27 +24,45 @@ Sample sample(float at, int64_t length) {
   return {low, low + 1, 1.f - fraction, fraction};
 }
 
-// The samples of one side of a region: `grid` in each of `bins`, one after the other.
+// A pixel's place on an axis or in a map, and how much it counts.
+struct Tap {
+  int64_t pixel;
+  float weight;
+};
+
+// One side of a region: the pixels of each bin, which are those of `grid` samples. A pixel of several
+// samples is there once.
 struct Side {
-  Side(float begin, float end, int64_t bins, int64_t length) {
+  Side(float begin, float end, int64_t bins, int64_t length) : starts(bins + 1) {
     const float start = begin - .5f, extent = (end - .5f) - start;
     const float bin = extent / float(bins);
     if (!(std::isfinite(start) && std::isfinite(extent) && extent > 0)) return;
     grid = int64_t(std::ceil(bin));
-    for (int64_t i = 0; i < bins; i++)
-      for (int64_t j = 0; j < grid; j++)
-        samples.push_back(
-            sample(start + float(i) * bin + (float(j) + .5f) * bin / float(grid), length));
+    for (int64_t i = 0; i < bins; i++) {
+      for (int64_t j = 0; j < grid; j++) {
+        const float at = start + float(i) * bin + (float(j) + .5f) * bin / float(grid);
+        const Sample found = sample(at, length);
+        add(found.low, found.at_low, starts[i]);
+        add(found.high, found.at_high, starts[i]);
+      }
+      starts[i + 1] = int64_t(taps.size());
+    }
+  }
+
+  // The pixel may be one of the last two of the bin, since samples go upward.
+  void add(int64_t pixel, float weight, int64_t first) {
+    if (weight == 0) return;
+    for (int64_t i = int64_t(taps.size()); i-- > std::max(first, int64_t(taps.size()) - 2);)
+      if (taps[i].pixel == pixel) {
+        taps[i].weight += weight;
+        return;
+      }
+    taps.push_back({pixel, weight});
   }
 
   int64_t grid = 0;
-  std::vector<Sample> samples;
-};
-
-// A pixel's place in a map, and how much it counts.
-struct Tap {
-  int64_t pixel;
-  float weight;
+  std::vector<int64_t> starts;  // of the bins among the taps
+  std::vector<Tap> taps;
 };
 
 // A row (image, level, x1, y1, x2, y2) of the regions, in pixels of its level.
@@ -64,23 +82,14 @@ struct Region {
     share = 1.f / float(std::max<int64_t>(rows.grid * columns.grid, 1));
   }
 
-  // What is averaged in a bin: pixels and their weights, those of no weight left out.
+  // What is averaged in a bin: pixels and their weights.
   void find_taps(int64_t bin_y, int64_t bin_x, int64_t channels, std::vector<Tap>& taps) const {
     taps.clear();
-    const auto add = [&](int64_t pixel, float weight) {
-      if (weight != 0) taps.push_back({pixel, weight * share});
-    };
-    for (int64_t i = 0; i < down.grid; i++) {
-      const Sample& y = down.samples[bin_y * down.grid + i];
-      const int64_t upper = offset + y.low * line, lower = offset + y.high * line;
-      for (int64_t j = 0; j < across.grid; j++) {
-        const Sample& x = across.samples[bin_x * across.grid + j];
-        add(upper + x.low * channels, y.at_low * x.at_low);
-        add(upper + x.high * channels, y.at_low * x.at_high);
-        add(lower + x.low * channels, y.at_high * x.at_low);
-        add(lower + x.high * channels, y.at_high * x.at_high);
+    for (int64_t i = down.starts[bin_y]; i < down.starts[bin_y + 1]; i++)
+      for (int64_t j = across.starts[bin_x]; j < across.starts[bin_x + 1]; j++) {
+        const Tap &y = down.taps[i], &x = across.taps[j];
+        taps.push_back({offset + y.pixel * line + x.pixel * channels, y.weight * x.weight * share});
       }
-    }
   }
 
   int level = -1;  // none: all of its bins are 0
@@ -91,14 +100,19 @@ struct Region {
 
 constexpr int VECTORS = 4;             // that are summed side by side
 constexpr int64_t BAND = VECTORS * V;  // channels per chunk of the gradient
+constexpr size_t RUN = 64;             // taps whose sum is made in one part: rounding adds up
 
 // The weighted sum of pixels, for COUNT vectors of channels from `map` on, the last of `n` channels.
 template <int COUNT>
 void sum_taps(const std::vector<Tap>& taps, const float* map, float* out, int64_t n) {
   Vec totals[COUNT] = {};
-  for (const Tap& tap : taps)
-    for (int i = 0; i < COUNT; i++)
-      totals[i] += load(map + tap.pixel + i * V, i + 1 < COUNT ? V : n) * tap.weight;
+  for (size_t first = 0; first < taps.size(); first += RUN) {
+    Vec sums[COUNT] = {};
+    for (size_t t = first; t < std::min(taps.size(), first + RUN); t++)
+      for (int i = 0; i < COUNT; i++)
+        sums[i] += load(map + taps[t].pixel + i * V, i + 1 < COUNT ? V : n) * taps[t].weight;
+    for (int i = 0; i < COUNT; i++) totals[i] += sums[i];
+  }
   for (int i = 0; i < COUNT; i++) store(out + i * V, totals[i], i + 1 < COUNT ? V : n);
 }
 
