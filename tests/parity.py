@@ -91,16 +91,15 @@ def assert_stages_agree(cell: nn.Cell, reference: torch.nn.Module, images: np.nd
     """`cell` gives the outputs of `reference.stages`, in order, within the tolerances above."""
     with same_names(cell):
         actual = [output.asnumpy() for output in cell(Tensor(images, ms.float32))]
-    with torch.no_grad():
-        expected = {
-            name: t.numpy() for name, t in reference.stages(torch.from_numpy(images)).items()
-        }
-    assert len(actual) == len(expected)
-    for ours, (name, theirs) in zip(actual, expected.items(), strict=True):
-        assert ours.shape == theirs.shape, name
-        deviation = np.abs(ours - theirs).max() / theirs.std()
-        tolerance = LOGITS_TOLERANCE if name == "logits" else STAGE_TOLERANCE
-        assert deviation < tolerance, f"{name}: {deviation:.1e} of its std"
+        with torch.no_grad():
+            stages = reference.stages(torch.from_numpy(images))
+        expected = {name: t.numpy() for name, t in stages.items()}
+        assert len(actual) == len(expected)
+        for ours, (name, theirs) in zip(actual, expected.items(), strict=True):
+            assert ours.shape == theirs.shape, name
+            deviation = np.abs(ours - theirs).max() / theirs.std()
+            tolerance = LOGITS_TOLERANCE if name == "logits" else STAGE_TOLERANCE
+            assert deviation < tolerance, f"{name}: {deviation:.1e} of its std"
 
 
 def assert_same_up_to_rounding(cell: nn.Cell, reference: torch.nn.Module, images: np.ndarray):

@@ -115,7 +115,7 @@ def test_mask_changes_the_logits_only_where_both_axes_are_padded():
 
 class DenseTanhGELU(nn.Cell):
     def __init__(self, dense):
-        super().__init__(auto_prefix=False)  # the parameters keep their names
+        super().__init__()
         self.dense = dense
 
     def construct(self, x):
