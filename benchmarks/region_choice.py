@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.command import Table, parser
 from benchmarks.timing import Cost, cost_of
 from mindtwins.detection.assignment import (
+    PROPOSAL_RULE,
     PROPOSAL_SAMPLING,
-    PROPOSALS,
     SECOND_STAGE_SAMPLING,
     AnchorTask,
     Sampling,
@@ -76,7 +76,7 @@ def made_up(count: int, height: int, width: int) -> MicroBatch:
     boxes = np.concatenate([corners, corners + sides], -1).astype(np.float32)
     labels = rng.integers(0, CLASSES, (count, OBJECTS)).astype(np.int32)
     masks = rng.integers(0, 2, (count, OBJECTS, height, width)).astype(np.uint8)
-    anchors = AnchorTask(MaskRCNN.strides, MaskRCNN.scales, 1, PROPOSALS, PROPOSAL_SAMPLING)
+    anchors = AnchorTask(MaskRCNN.strides, MaskRCNN.scales, 1, PROPOSAL_RULE, PROPOSAL_SAMPLING)
     size = height, width
     said = [
         anchors.targets(own, classes, size, size, rng)

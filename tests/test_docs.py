@@ -378,7 +378,7 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python -m benchmarks.speed --parts inference other_runtimes --models svt_small pcpvt_small": [
         Runs("--quick", tier="endurance")
     ],
-    "python -m benchmarks.speed --threads 1 --parts detection detection_training"
+    "python -m benchmarks.speed --parts detection detection_training features segmentation"
     " --torch_python tv/bin/python": [
         Runs("--quick", replace={" --torch_python tv/bin/python": ""}, tier="endurance")
     ],

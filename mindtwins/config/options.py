@@ -306,6 +306,7 @@ class DetectionSection(Section):
         "training: regions of a picture that Mask R-CNN's second stage learns from, a quarter of "
         "them at most of objects",
         at_least=4,
+        at_most=2000,
     )
 
 

@@ -40,7 +40,7 @@ class Rule:
 
 
 RETINANET = Rule(0.5, 0.4, 0.0)
-PROPOSALS = Rule(0.7, 0.3, 0.3)
+PROPOSAL_RULE = Rule(0.7, 0.3, 0.3)
 SECOND_STAGE = Rule(0.5, 0.5, 0.5)
 
 

@@ -138,8 +138,8 @@ class CocoDataset:
             )
         return image
 
-    def objects(self, index: int) -> Objects:
-        """The objects of a picture, without reading it."""
+    def objects(self, index: int, masks: bool = True) -> Objects:
+        """The objects of a picture, without reading it; their masks if the data set has them."""
         kept = self._objects[index]
         corners = [
             (left, top, left + width, top + height)
@@ -147,15 +147,20 @@ class CocoDataset:
         ]
         label = {number: label for label, number in enumerate(self.category_ids)}
         width, height = self.sizes[index].tolist()
-        masks = np.zeros((len(kept), height, width), dtype=np.uint8) if self.masks else None
-        if masks is not None:
-            for mask, annotation in zip(masks, kept, strict=True):
+        masks = masks and self.masks
+        drawn = np.zeros((len(kept), height, width), dtype=np.uint8) if masks else None
+        if drawn is not None:
+            for mask, annotation in zip(drawn, kept, strict=True):
                 mask[...] = decode_mask(annotation["segmentation"], height, width)
         return Objects(
             np.array(corners, dtype=np.float32).reshape(-1, 4),
             np.array([label[annotation["category_id"]] for annotation in kept], dtype=np.int64),
-            masks,
+            drawn,
         )
+
+    def segmentations(self, index: int) -> list[object]:
+        """What the annotation file says of the masks of a picture's objects."""
+        return [annotation["segmentation"] for annotation in self._objects[index]]
 
     def size(self, index: int) -> tuple[int, int]:
         """The (width, height) of a picture, as the annotation file states it."""

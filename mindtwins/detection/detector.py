@@ -13,7 +13,7 @@ from mindtwins.detection.detections import Detections, Geometry
 from mindtwins.detection.postprocessing import PostProcessing
 from mindtwins.errors import UserError
 from mindtwins.models.feature_pyramid import FeaturePyramid
-from mindtwins.models.twins import Backbone, Dialect, check_images
+from mindtwins.models.twins import Backbone, Dialect, checked_images
 
 
 class Detector(nn.Cell):
@@ -112,7 +112,7 @@ class Detector(nn.Cell):
         self.backbone.check_size(height, width)
 
     def __call__(self, images: Tensor, *args: Tensor | None) -> Any:
-        check_images(images, self.in_channels)
+        images = checked_images(images, self.in_channels)
         return super().__call__(images, *args)
 
 

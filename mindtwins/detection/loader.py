@@ -21,7 +21,7 @@ from mindtwins.detection.transforms import (
 )
 
 # Of the draws that are made once the network has proposed regions.
-LARGEST_SEED = 2**63
+SEEDS = 2**63
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class _TrainingBatches:
         objects = stack_objects(samples, count, images.shape[2:])
         seeds = np.zeros(count, dtype=np.int64)
         for row, rng in generators.items():
-            seeds[row] = rng.integers(LARGEST_SEED)
+            seeds[row] = rng.integers(SEEDS)
         return images, *anchors, *objects, seeds, *rows
 
     def anchor_targets(

@@ -25,7 +25,7 @@ from mindtwins.detection.assignment import (
 from mindtwins.detection.mask_rcnn import STDS, MaskRCNN, as_rois
 from mindtwins.training.step import MicroBatch
 
-CANDIDATES = 2000  # of a level, before suppression
+TRAINING_CANDIDATES = 2000  # of a level, before suppression
 
 
 class RegionChoice:
@@ -45,8 +45,14 @@ class RegionChoice:
         """The batch whose targets are those of anchors and regions."""
         *anchors, boxes, labels, sizes, masks, seeds = batch.targets
         real = [own >= 0 for own in labels]
+        proposed = self._propose(batch, sizes)
+        if proposed is None:
+            # Neither is the loss to be finite, which it could be by what is not learned from.
+            labels_of_anchors, deltas = anchors
+            anchors = [labels_of_anchors, np.full_like(deltas, np.nan)]
+            proposed = [np.zeros((0, 4), np.float32)] * len(sizes)
         regions = stack_regions(
-            self._propose(batch, sizes),
+            proposed,
             [own[rows] for own, rows in zip(boxes, real, strict=True)],
             [own[rows] for own, rows in zip(labels, real, strict=True)],
             list(masks),
@@ -56,7 +62,8 @@ class RegionChoice:
         )
         return replace(batch, targets=(*anchors, *regions))
 
-    def _propose(self, batch: MicroBatch, sizes: np.ndarray) -> list[np.ndarray]:
+    def _propose(self, batch: MicroBatch, sizes: np.ndarray) -> list[np.ndarray] | None:
+        """The proposals (n, 4) of each picture; None if their numbers are not finite."""
         mask = batch.drop_path_mask
         outputs = self._graph(Tensor(batch.images), None if mask is None else Tensor(mask))
         logits, deltas = (
@@ -64,10 +71,11 @@ class RegionChoice:
             for levels in outputs
         )
         if not all(np.isfinite(level).all() for level in (*logits, *deltas)):
-            # Neither is the loss, which is what stops the training, or skips the step.
-            return [np.zeros((0, 4), np.float32)] * len(sizes)
+            return None
         extents = [(int(height), int(width)) for height, width in sizes]
-        return self._model.propose(logits, deltas, batch.images.shape[2:], extents, CANDIDATES)
+        return self._model.propose(
+            logits, deltas, batch.images.shape[2:], extents, TRAINING_CANDIDATES
+        )
 
 
 def stack_regions(

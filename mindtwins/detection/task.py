@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -17,8 +18,8 @@ from mindtwins.data.decode import limit_pixels
 from mindtwins.data.loader import TrainingLoader
 from mindtwins.detection import coco, digits
 from mindtwins.detection.assignment import (
+    PROPOSAL_RULE,
     PROPOSAL_SAMPLING,
-    PROPOSALS,
     RETINANET,
     SECOND_STAGE_SAMPLING,
     AnchorTask,
@@ -80,6 +81,10 @@ class DetectionTask:
         known = replace(self.config, class_names="") if is_training else self.config
         self.classes = known_classes(known, checkpoint)
         self._new_head = config.drop_head
+        if is_training and not self._has_masks() and states(config, "region_samples"):
+            raise UserError(
+                f"{config.model} has no second stage, which region_samples is of: leave it out"
+            )
 
     def _has_masks(self) -> bool:
         return split_name(self.config.model)[0] == "maskrcnn"
@@ -152,12 +157,13 @@ class DetectionTask:
         """Both have the model's classes, by name."""
 
     def entries(self, data: CocoDataset) -> Iterator[str]:
-        """`picture boxes labels`, paths relative to the folder of the pictures."""
+        """`picture boxes labels masks`, paths relative to the folder of the pictures."""
         for index, path in enumerate(data.paths):
-            objects = data.objects(index)
+            objects = data.objects(index, masks=False)
+            masks = f" {json.dumps(data.segmentations(index))}" if data.masks else ""
             yield (
                 f"{os.path.relpath(path, data.root)} {objects.boxes.tolist()} "
-                f"{objects.labels.tolist()}"
+                f"{objects.labels.tolist()}{masks}"
             )
 
     def build_model(self, world: World) -> tuple[nn.Cell, dict]:
@@ -218,7 +224,7 @@ class DetectionTask:
             return AnchorTask(
                 RetinaNet.strides, RetinaNet.scales, self.config.num_classes, RETINANET
             )
-        return AnchorTask(MaskRCNN.strides, MaskRCNN.scales, 1, PROPOSALS, PROPOSAL_SAMPLING)
+        return AnchorTask(MaskRCNN.strides, MaskRCNN.scales, 1, PROPOSAL_RULE, PROPOSAL_SAMPLING)
 
     def size_in_words(self) -> str:
         """What the sides are limited to."""

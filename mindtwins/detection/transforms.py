@@ -35,15 +35,18 @@ def resize(
 ) -> tuple[np.ndarray, Objects]:
     """Resize a picture to the largest of its shape that fits `scale`, and its objects with it.
 
-    Boxes are cut to the picture; masks are resized to the nearest pixel.
+    Boxes are cut to the picture, and objects whose boxes have no area in it are left out; masks are
+    resized to the nearest pixel.
     """
     size = rescaled_size(pixels.shape[1], pixels.shape[0], scale)
     boxes = clip(objects.boxes * scale_factor(pixels.shape[1::-1], size), size)
-    masks = objects.masks
-    if masks is not None:
-        resized = [resize_labels(mask, size) for mask in masks]
-        masks = np.stack(resized) if resized else masks.reshape(0, *size[::-1])
-    return resize_image(pixels, size), Objects(boxes, objects.labels, masks)
+    kept = has_area(boxes)
+    masks = None
+    if objects.masks is not None:
+        masks = np.zeros((kept.sum(), *size[::-1]), objects.masks.dtype)
+        for resized, mask in zip(masks, objects.masks[kept], strict=True):
+            resized[...] = resize_labels(mask, size)
+    return resize_image(pixels, size), Objects(boxes[kept], objects.labels[kept], masks)
 
 
 def scale_factor(old: Sequence[int], new: Sequence[int]) -> np.ndarray:
@@ -55,6 +58,11 @@ def scale_factor(old: Sequence[int], new: Sequence[int]) -> np.ndarray:
 def clip(boxes: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Return boxes cut to a picture of (width, height)."""
     return boxes.clip(0, np.array([*size, *size], dtype=np.float32))
+
+
+def has_area(boxes: np.ndarray) -> np.ndarray:
+    """Which of the boxes (n, 4) have an area, (n,) bool."""
+    return (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
 
 
 def flip(pixels: np.ndarray, objects: Objects) -> tuple[np.ndarray, Objects]:
@@ -76,7 +84,7 @@ def crop(
     left, top, right, bottom = box
     offset = np.array([left, top, left, top], dtype=np.float32)
     boxes = clip(objects.boxes - offset, (right - left, bottom - top))
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    kept = has_area(boxes)
     masks = None if objects.masks is None else objects.masks[kept, top:bottom, left:right]
     return pixels[top:bottom, left:right], Objects(boxes[kept], objects.labels[kept], masks)
 

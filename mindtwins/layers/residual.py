@@ -94,7 +94,8 @@ def add_subsampled_attention(
 def can_join(cells: Mapping[nn.Cell, type[nn.Cell]]) -> bool:
     """Whether a kernel may stand for these cells: each is of its type itself, computes by kernels
     and is neither hooked nor told to be fp16."""
-    own_ways = ("fp16", "bf16", "_forward_pre_hook", "_forward_hook")
+    hooks = [f"_{way}_{kind}" for way in ("forward", "backward") for kind in ("pre_hook", "hook")]
+    own_ways = ("fp16", "bf16", *hooks)
     return all(
         type(cell) is kind
         and getattr(cell, "formulation", "kernel") == "kernel"

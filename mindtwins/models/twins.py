@@ -414,7 +414,7 @@ class Backbone(nn.Cell):
                 raise UserError(_NO_WHOLE_WINDOWS.format(height, width))
 
     def __call__(self, x: Tensor, *args: Tensor) -> Tensor | tuple[Tensor, ...]:
-        check_images(x, self.in_channels)
+        x = checked_images(x, self.in_channels)
         if -1 not in x.shape:
             self.check_size(*x.shape[2:])
         return super().__call__(x, *args)
@@ -470,8 +470,10 @@ def _channels_first(stages: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return maps
 
 
-def check_images(x: Tensor, channels: int) -> None:
-    """Raise unless `x` is a batch of images that a model with `channels` input channels takes.
+def checked_images(x: Tensor, channels: int) -> Tensor:
+    """The images `x` as float32, if a model with `channels` input channels takes them.
+
+    How precisely it computes is the model's affair (`set_precision`), not the images'.
 
     Raises:
         TypeError: not a tensor of float32 or float16.
@@ -490,3 +492,4 @@ def check_images(x: Tensor, channels: int) -> None:
     # A dimension that is only known when the graph runs is -1.
     if any(0 <= side < MINIMUM_SIZE for side in x.shape[2:]):
         raise ValueError(f"images must be at least 32 x 32 pixels, not {x.shape[2]} x {x.shape[3]}")
+    return x if x.dtype == ms.float32 else ops.cast(x, ms.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 
 from mindtwins.layers import channels_first
-from mindtwins.models.twins import Backbone, Dialect, check_images
+from mindtwins.models.twins import Backbone, Dialect, checked_images
 from mindtwins.segmentation.head import Head
 
 DROPOUT_RATE = 0.1
@@ -94,7 +94,7 @@ class Segmentor(nn.Cell):
         self.backbone.check_size(height, width)
 
     def __call__(self, images: Tensor, *args: Tensor | None) -> Tensor | tuple[Tensor, ...]:
-        check_images(images, self.in_channels)
+        images = checked_images(images, self.in_channels)
         return super().__call__(images, *args)
 
 

@@ -56,7 +56,8 @@ class StepResult(NamedTuple):
 class TrainStep:
     """Makes optimizer steps, each of one or more micro-batches.
 
-    Many micro-batches equal one large batch, except batch norms, which see one at a time.
+    Many micro-batches equal one large batch, except where images of a pass depend on each other: by
+    batch norms, or by losses divided by what is counted in a pass.
 
     A step with non-finite gradients leaves weights and moments as they were, and halves a dynamic
     loss scale. The number of micro-batches is fixed; a graph is compiled for each shape of them.

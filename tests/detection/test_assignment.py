@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mindtwins.detection.assignment import (
+    PROPOSAL_RULE,
     PROPOSAL_SAMPLING,
-    PROPOSALS,
     RETINANET,
     SECOND_STAGE,
     Permute,
@@ -46,7 +46,7 @@ def in_turn(*orders: np.ndarray) -> Permute:
 
 
 @pytest.mark.parametrize(
-    ("name", "rule"), [("retina", RETINANET), ("rpn", PROPOSALS), ("box", SECOND_STAGE)]
+    ("name", "rule"), [("retina", RETINANET), ("rpn", PROPOSAL_RULE), ("box", SECOND_STAGE)]
 )
 def test_assignment(name: str, rule: Rule) -> None:
     data = theirs("assign")
@@ -66,11 +66,11 @@ def test_an_object_takes_its_best_boxes() -> None:
     """The later of two objects wins, and all that are equally good are taken."""
     objects = np.float32([[0, 0, 10, 10], [0, 0, 10, 12], [50, 50, 60, 60]])
     boxes = np.float32([[0, 0, 10, 11], [0, 0, 10, 10], [54, 50, 64, 60], [46, 50, 56, 60]])
-    assert assign(boxes, objects, PROPOSALS).tolist() == [2, 1, 3, 3]
+    assert assign(boxes, objects, PROPOSAL_RULE).tolist() == [2, 1, 3, 3]
     # Where nothing is overlapped, an object takes all with least 0: a quirk that is theirs.
     far = np.float32([[200, 200, 210, 210]])
     assert assign(boxes, far, RETINANET).tolist() == [1, 1, 1, 1]
-    assert assign(boxes, far, PROPOSALS).tolist() == [0, 0, 0, 0]
+    assert assign(boxes, far, PROPOSAL_RULE).tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_targets_of_anchors(
         valid = valid_anchors(sizes, strides, 3 * len(scales), *data["pad_shapes"][number].tolist())
         how = (RETINANET, None, in_turn())
         if is_rpn:
-            how = (PROPOSALS, PROPOSAL_SAMPLING, in_turn(data[f"permutation_{number}"]))
+            how = (PROPOSAL_RULE, PROPOSAL_SAMPLING, in_turn(data[f"permutation_{number}"]))
         classes, deltas = anchor_targets(anchors, valid, *truth, background, *how)
         counted = data["label_weights"][number] > 0
         np.testing.assert_array_equal(classes >= 0, counted)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mindtwins.data.loader import LoaderOptions, TrainingLoader
 from mindtwins.data.randomness import sample_generator
-from mindtwins.detection.assignment import PROPOSALS, RETINANET, AnchorTask, Sampling
+from mindtwins.detection.assignment import PROPOSAL_RULE, RETINANET, AnchorTask, Sampling
 from mindtwins.detection.dataset import CocoDataset
 from mindtwins.detection.loader import build_detection_training_loader
 from mindtwins.detection.transforms import BatchSizes, DetectionTransform
@@ -22,7 +22,7 @@ from mindtwins.errors import UserError
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRANSFORM = DetectionTransform(MEAN, STD, scale=(120, 80))
 # Few are sampled, so that there is something to draw.
-ANCHORS = AnchorTask((4, 8, 16, 32, 64), (8.0,), 1, PROPOSALS, Sampling(20, 0.5))
+ANCHORS = AnchorTask((4, 8, 16, 32, 64), (8.0,), 1, PROPOSAL_RULE, Sampling(20, 0.5))
 RETINANET_ANCHORS = AnchorTask(
     (8, 16, 32, 64, 128), tuple(4 * 2 ** (i / 3) for i in range(3)), 3, RETINANET
 )

@@ -17,15 +17,15 @@ from mindspore import Tensor, nn
 from parity import copy_weights, name_in_torch, photographs
 
 from mindtwins.detection.assignment import (
+    PROPOSAL_RULE,
     PROPOSAL_SAMPLING,
-    PROPOSALS,
     RETINANET,
     AnchorTask,
     Sampling,
 )
 from mindtwins.detection.loss import MaskRCNNLoss, RetinaNetLoss, mask_loss, region_losses
 from mindtwins.detection.mask_rcnn import MaskRCNN
-from mindtwins.detection.regions import CANDIDATES, RegionChoice, stack_regions
+from mindtwins.detection.regions import TRAINING_CANDIDATES, RegionChoice, stack_regions
 from mindtwins.detection.retinanet import RetinaNet
 from mindtwins.detection.variants import create_detector
 from mindtwins.reference.detection import MaskRCNNReference, create_detection_reference
@@ -90,7 +90,7 @@ def pair() -> tuple[MaskRCNN, MaskRCNNReference]:
 
 ANCHORS = {
     "maskrcnn_svt_tiny": AnchorTask(
-        MaskRCNN.strides, MaskRCNN.scales, 1, PROPOSALS, PROPOSAL_SAMPLING
+        MaskRCNN.strides, MaskRCNN.scales, 1, PROPOSAL_RULE, PROPOSAL_SAMPLING
     ),
     "retinanet_svt_tiny": AnchorTask(RetinaNet.strides, RetinaNet.scales, CLASSES, RETINANET),
 }
@@ -173,7 +173,9 @@ def test_a_step_equals_pytorchs() -> None:
         levels = reference.neck(reference.backbone(torch.from_numpy(batch.images)))
         for number, (count, objects) in enumerate(zip(regions, (3, 0), strict=True)):
             own = [level[number : number + 1] for level in levels]
-            proposed = reference.propose(own, batch.targets[4][number].tolist(), CANDIDATES)
+            proposed = reference.propose(
+                own, batch.targets[4][number].tolist(), TRAINING_CANDIDATES
+            )
             assert count == len(proposed) + objects
             chosen = np.sort(rois[number, :count, 1:], axis=0)
             objects = np.concatenate([batch.targets[2][number][:objects], proposed])
@@ -290,15 +292,16 @@ def test_regions_are_drawn_by_the_pictures_seeds() -> None:
     assert (other[1] != rois[1]).any()
 
 
-def test_a_diverged_model_proposes_nothing() -> None:
-    """So that the loop, which sees no finite loss either, says what it says of any model."""
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
+def test_a_diverged_model_proposes_nothing(value: float) -> None:
+    """And the loss is not finite, even where all anchors are rightly sure that nothing is there."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     model, _ = pair()
     batch = two_pictures()
-    model.rpn_head.rpn_cls.bias.set_data(Tensor(np.full(3, np.nan, np.float32)))
+    model.rpn_head.rpn_cls.bias.set_data(Tensor(np.full(3, value, np.float32)))
     completed = RegionChoice(model)(batch)
     assert [(own >= 0).sum() for own in completed.targets[3]] == [3, 0]  # the objects themselves
-    assert np.isnan(training_step(model)([batch], 1e-3).loss)
+    assert not np.isfinite(training_step(model)([batch], 1e-3).loss)
 
 
 def test_pictures_without_any_object() -> None:

@@ -201,7 +201,15 @@ def test_a_training_takes_the_classes_of_its_data(checkpoint: Path, folder: Path
         head = "roi_head.bbox_head."
         of_classes = [f"{head}fc_cls", f"{head}fc_reg", "roi_head.mask_head.conv_logits"]
     assert {name.rpartition(".")[0] for name in fresh} == set(of_classes)
-    assert next(iter(task.entries(data))) == "0.png [[10.0, 5.0, 70.0, 55.0]] [2]"
+    masks = " [[[10, 5, 70, 5, 70, 55, 10, 55]]]" if "mask" in checkpoint.name else ""
+    assert next(iter(task.entries(data))) == f"0.png [[10.0, 5.0, 70.0, 55.0]] [2]{masks}"
+
+
+def test_regions_are_of_a_second_stage() -> None:
+    recipe = {"task": "detection", "num_classes": 3, "region_samples": 64}
+    create_task(TrainConfig(model="maskrcnn_svt_tiny", **recipe))
+    with pytest.raises(UserError, match="no second stage, which region_samples is of"):
+        create_task(TrainConfig(model="retinanet_svt_tiny", **recipe))
 
 
 def test_products_and_parameters() -> None:

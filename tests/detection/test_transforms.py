@@ -69,7 +69,7 @@ def test_resize(photograph: np.ndarray, objects: Objects) -> None:
     expected = expected.clip(0, np.float32([1199, 800])).reshape(3, 4)
     np.testing.assert_array_equal(resized.boxes, expected)
     assert resized.boxes.dtype == np.float32
-    assert resized.labels is objects.labels
+    np.testing.assert_array_equal(resized.labels, objects.labels)
     assert objects.masks is not None and resized.masks is not None
     for mask, before in zip(resized.masks, objects.masks, strict=True):
         np.testing.assert_array_equal(mask, resize_labels(before, (1199, 800)))
@@ -77,6 +77,18 @@ def test_resize(photograph: np.ndarray, objects: Objects) -> None:
     assert nothing.masks is not None and nothing.masks.shape == (0, 800, 1199)
     assert nothing.boxes.shape == (0, 4)
     assert resize(photograph, Objects(objects.boxes, objects.labels), (99, 99))[1].masks is None
+
+
+def test_what_has_no_area_in_float32_is_left_out() -> None:
+    """0.000001 of a pixel at the right border, which float64 sees."""
+    boxes = np.array([[10, 5, 20, 15], [639.999999, 10, 659.999999, 40]], np.float32)
+    masks = np.zeros((2, 30, 640), np.uint8)
+    masks[0, 5:15, 10:20] = 1
+    _, left = resize(
+        np.zeros((30, 640, 3), np.uint8), Objects(boxes, np.arange(2), masks), (640, 30)
+    )
+    assert left.boxes.tolist() == [[10, 5, 20, 15]] and left.labels.tolist() == [0]
+    np.testing.assert_array_equal(left.masks, masks[:1])
 
 
 def test_flip(photograph: np.ndarray, objects: Objects) -> None:

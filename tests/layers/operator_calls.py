@@ -24,9 +24,10 @@ def check(library: ctypes.CDLL, name: str, inputs: list[np.ndarray], shapes: lis
     for threads in (1, 2, 3):
         library.mindtwins_set_threads(threads)
         results.append(call(getattr(library, name), arrays, *shapes))
+    is_empty = not all(array.size for array in arrays)  # a mean of nothing is no number
     for outputs in results:
         for output, first in zip(outputs, results[0], strict=True):
-            assert np.isfinite(output).all(), f"{name}: not written, or not finite"
+            assert is_empty or np.isfinite(output).all(), f"{name}: not written, or not finite"
             np.testing.assert_array_equal(output, first, name)
     for guard, array in zip(arrays, inputs, strict=True):
         np.testing.assert_array_equal(guard, array, f"{name} wrote to an input")

@@ -212,6 +212,7 @@ def main(path: str) -> None:
     for operator, inputs, out in (
         (library.dense, [(0, 8), (5, 8), (5,)], (0, 5)),
         (library.mlp, [(0, 8), (8,), (8,), (9, 8), (9,), (8, 9), (8,), (1,)], (0, 8)),
+        (library.conv3x3, [(0, 4, 4, 8), (5, 8, 3, 3)], (0, 4, 4, 5)),
     ):
         call(operator, [filled(rng, *shape) for shape in inputs], out)  # no row at all
     for sizes in ((1, 1, 1), (49, 20, 70), (13, 33, 9), (257, 20, 70), (400, 33, 97)):

@@ -118,9 +118,10 @@ def branches(x: np.ndarray, mask: np.ndarray, windows: np.ndarray) -> list[tuple
 
 
 def write_calls(path: Path) -> None:
-    """For maps whose rows and channels fill no whole vector, tile or block, and single numbers."""
+    """For maps that fill no whole vector, tile or block, of single numbers, and of none."""
     arrays = {}
     sizes = [(1, 3, 3, 1), (2, 6, 9, 20), (5, 3, 12, 33), (1, 21, 24, 70), (3, 9, 3, 16)]
+    sizes += [(0, 6, 9, 20)]  # no image at all
     made = [case for size in sizes for case in calls(*size)]
     for number, (name, *inputs) in enumerate(made):
         row = kernels.OPERATORS[name]

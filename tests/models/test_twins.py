@@ -42,6 +42,13 @@ def test_fp16_runs_in_pynative_mode_too(level):
         assert np.abs(gradient.asnumpy() - exact).max() < 0.05 * np.abs(exact).max() + 1e-6
 
 
+def test_images_of_fp16_are_computed_with_in_float32():
+    model = mindtwins.create_model("svt_tiny", num_classes=10)
+    rounded = Tensor(images().asnumpy().astype(np.float16))
+    expected = model(Tensor(rounded.asnumpy().astype(np.float32))).asnumpy()
+    np.testing.assert_array_equal(model(rounded).asnumpy(), expected)
+
+
 def test_drop_path_rates_grow_linearly_over_the_blocks():
     model = mindtwins.create_model("svt_tiny", drop_path_rate=0.5)
     expected = [rate for rate in (0, 0.1, 0.2, 0.3, 0.4, 0.5) for _ in ("attention", "mlp")]
@@ -149,5 +156,6 @@ def test_a_branch_is_one_operation_only_where_that_computes_the_same(
     assert not joined(lambda block, cells: setattr(block, branch, OwnBranch()))
     assert not joined(lambda block, cells: hook(getattr(cells, first)))
     assert not joined(lambda block, cells: hook(cells))
+    assert not joined(lambda block, cells: cells.register_backward_hook(lambda *_: None))
     with layers.use_formulation("matmul"):
         assert not joined()

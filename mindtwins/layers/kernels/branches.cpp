@@ -62,7 +62,6 @@ void normalize_pixels(const float* x, const Norm& norm, int64_t channels, const 
       normalize(x + pixels[i] * channels, norm.gamma, norm.beta, norm.epsilon, channels, to);
 }
 
-Matrix rows_of(const float* data, int64_t depth) { return {data, depth, 1}; }
 
 Output<Identity> rows_to(float* data, int64_t columns, int64_t stride, const float* bias) {
   return {data, columns, stride, bias, nullptr};

@@ -187,6 +187,7 @@ void transform_weight(const float* weight, int64_t in, int64_t out, bool transpo
 void convolve(const float* x, const float* u, const int64_t* shape, int64_t in, int64_t out,
               float* y) {
   const Tiles tiles(shape);
+  if (tiles.count == 0) return;
   const int64_t per_thread = (tiles.count + thread_count - 1) / thread_count;
   const int64_t strip = std::min(STRIP, (per_thread + TILE - 1) / TILE * TILE);
   const Layout before(strip, in), after(strip, out);

@@ -19,7 +19,6 @@ struct GELU {
   static Vec apply(Vec x) { return gelu(x); }
 };
 
-Matrix rows_of(const float* data, int64_t depth) { return {data, depth, 1}; }
 
 // dweight (columns, depth) = dy^T x and dbias, summed over the rows of dy and x: in runs of RUN
 // rows, and these in chunks that are added in order, so that few channels keep all threads busy.

@@ -32,6 +32,8 @@ struct Matrix {
   }
 };
 
+inline Matrix rows_of(const float* data, int64_t depth) { return {data, depth, 1}; }
+
 // Distance of rows in scratch memory: a power of two apart they would meet in the cache.
 inline int64_t apart(int64_t depth) { return depth + V; }
 
