@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Initializer
 
-from mindtwins.layers import Conv3x3
+from mindtwins.layers import Conv3x3, relu
 
 
 class ConvReLU(nn.Cell):
@@ -23,7 +23,7 @@ class ConvReLU(nn.Cell):
         self.conv = Conv3x3(in_channels, out_channels, weight_init=weight_init)
 
     def construct(self, x: Tensor) -> Tensor:
-        return ops.relu(self.conv(x))
+        return relu(self.conv(x))
 
 
 def per_anchor(x: Tensor, values: int) -> Tensor:

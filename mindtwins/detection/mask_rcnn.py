@@ -35,6 +35,7 @@ from mindtwins.layers import (
     Float32Cell,
     TransposedConv2x2,
     channels_first,
+    relu,
     roi_align,
 )
 
@@ -66,7 +67,7 @@ class RPNHead(nn.Cell):
         logits: tuple[Tensor, ...] = ()
         deltas: tuple[Tensor, ...] = ()
         for level in levels:
-            x = ops.relu(self.rpn_conv(level))
+            x = relu(self.rpn_conv(level))
             logits = (*logits, ops.reshape(self.rpn_cls(x), (x.shape[0], -1)))
             deltas = (*deltas, per_anchor(self.rpn_reg(x), 4))
         return logits, deltas
@@ -129,7 +130,7 @@ class BoxHead(nn.Cell):
         """(n, 7, 7, channels) -> logits (n, num_classes + 1), deltas (n, num_classes * 4)."""
         x = ops.reshape(channels_first(features), (features.shape[0], -1))
         for layer in self.shared_fcs:
-            x = ops.relu(layer(x))
+            x = relu(layer(x))
         return self.fc_cls(x), self.fc_reg(x)
 
 
@@ -149,7 +150,7 @@ class MaskHead(nn.Cell):
         x = features
         for unit in self.convs:
             x = unit(x)
-        return self.conv_logits(ops.relu(self.upsample(x)))
+        return self.conv_logits(relu(self.upsample(x)))
 
 
 class RoIHead(nn.Cell):

@@ -5,6 +5,7 @@ when it is built, the formulation that suits the device (see `device.py`); param
 names and shapes whichever formulation computes with them.
 """
 
+from mindtwins.layers.activation import relu
 from mindtwins.layers.attention import (
     CrossAttention,
     WindowAttention,
@@ -80,6 +81,7 @@ __all__ = [
     "merge_windows",
     "pad_bottom_right",
     "partition_windows",
+    "relu",
     "resize_bilinear",
     "resize_nearest",
     "resized_cross_entropy",

@@ -1,13 +1,16 @@
-"""The exact GELU, torch's default: `x * Phi(x)` with the normal distribution function.
+"""Activations as torch has them.
 
-MindSpore's own `nn.GELU()` is the tanh approximation unless told otherwise, which moves Twins
-logits by 6e-4.
+GELU is the exact one, `x * Phi(x)` with the normal distribution function. MindSpore's own
+`nn.GELU()` is the tanh approximation unless told otherwise, which moves Twins logits by 6e-4.
 """
 
 from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, ops
+
+from mindtwins.layers import kernels
+from mindtwins.layers.device import formulation_in_graph, use_kernel
 
 # logit(Phi(x)) / x as a polynomial in x^2, lowest power first. Fitted for |x| <= 6, with an error
 # of Phi below 3e-8; beyond, it grows fast enough for the sigmoid to saturate.
@@ -36,3 +39,15 @@ def gelu_sigmoid(x: Tensor) -> Tensor:
     for coefficient in _LOGIT[4::-1]:
         logit = logit * square + coefficient
     return x * ops.sigmoid(x * logit)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0), but NaN where x is, so that what is broken shows in the end.
+
+    Of NaN MindSpore's operator makes 0 on a CPU.
+    """
+    if use_kernel(x):
+        return kernels.relu(x)
+    if formulation_in_graph() == "native":
+        return ops.relu(x)
+    return ops.relu(x) + (x - x)

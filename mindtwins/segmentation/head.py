@@ -6,10 +6,17 @@ MMSegmentation, whose checkpoints users have.
 
 from __future__ import annotations
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore.common.initializer import Normal
 
-from mindtwins.layers import CONVOLUTIONS, BatchNorm, Conv1x1, channels_first, scale_channels
+from mindtwins.layers import (
+    CONVOLUTIONS,
+    BatchNorm,
+    Conv1x1,
+    channels_first,
+    relu,
+    scale_channels,
+)
 
 
 class ConvNormReLU(nn.Cell):
@@ -27,7 +34,7 @@ class ConvNormReLU(nn.Cell):
         self.bn = BatchNorm(out_channels, synchronize=synchronize)
 
     def construct(self, x: Tensor) -> Tensor:
-        return ops.relu(self.bn(self.conv(x)))
+        return relu(self.bn(self.conv(x)))
 
 
 class Head(nn.Cell):

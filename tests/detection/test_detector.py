@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -43,6 +44,16 @@ def test_what_is_not_finite_is_refused(
     given[kind][2][0, 0, 1] = value
     with pytest.raises(UserError, match="outputs are not all finite numbers"):
         detector.predict(IMAGES, [GEOMETRY])
+
+
+@pytest.mark.parametrize("name", ["retinanet_svt_tiny", "maskrcnn_svt_tiny"])
+def test_a_broken_picture_is_refused(name: str) -> None:
+    """No ReLU makes 0 of NaN, from which plausible objects would follow."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    pixels = np.zeros((1, 3, 32, 32), np.float32)
+    pixels[0, 0, 5, 5] = np.nan
+    with pytest.raises(UserError, match="outputs are not all finite numbers"):
+        create_detector(name, 2).predict(Tensor(pixels), [GEOMETRY])
 
 
 def test_prediction_evaluates(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,8 @@ def calls(batch: int, height: int, width: int, channels: int) -> list[tuple]:
         ("add_bias_gradient", x, c),
         ("gelu", x),
         ("gelu_gradient", x, x),
+        ("relu", x),
+        ("relu_gradient", x, x),
         ("dense", x, floats(hidden, channels), floats(hidden)),
         ("dense_gradient", floats(batch, height, width, hidden), x, floats(hidden, channels)),
         (

@@ -70,6 +70,10 @@ def gelu(x):
     return gelu_native(x)
 
 
+def relu(x):
+    return ops.relu(x)
+
+
 def dense(x, weight, bias):
     return ops.matmul(x, ops.reshape(weight, (weight.shape[0], -1)).T) + bias
 
@@ -210,6 +214,7 @@ ATTENTION = (NARROW, *NORM, floats(20, 20), floats(20), floats(40, 20), floats(4
 CASES = {
     add_bias: ((X, floats(20)), 2),
     gelu: ((X,), 1),
+    relu: ((X,), 1),
     dense: ((X, floats(37, 5, 2, 2), floats(37)), 3),
     mlp: (
         (

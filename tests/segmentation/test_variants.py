@@ -157,6 +157,16 @@ def test_outputs(name, rounding, side, third):
     assert len(shapes) == (1 if name.startswith("fpn") else 2)
 
 
+@pytest.mark.parametrize("name", ["fpn_svt_tiny", "upernet_svt_tiny"])
+def test_what_is_broken_shows(name):
+    """No ReLU makes 0 of NaN, from which plausible logits would follow."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    pixels = images(1, 3, 64, 64).asnumpy().copy()
+    pixels[0, 0, 5, 5] = np.nan
+    logits = mindtwins.create_segmentor(name, 5)(Tensor(pixels)).asnumpy()
+    assert np.isnan(logits).any()
+
+
 def test_dropped_channels():
     """All kept and doubled is the same as doubled maps; none kept leaves the classifier's bias."""
     ms.set_context(mode=ms.PYNATIVE_MODE)

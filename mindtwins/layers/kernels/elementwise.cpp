@@ -56,6 +56,30 @@ OPERATOR(gelu_gradient, "fff") {
   return 0;
 }
 
+// x -> ReLU of x; NaN stays NaN, as in torch
+OPERATOR(relu, "ff") {
+  const float* x = INPUT(0);
+  float* y = OUTPUT(1);
+  parallel(product(shapes[0], ranks[0]), ELEMENTS, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += V) {
+      const Vec v = load(x + i, end - i);
+      store(y + i, v <= 0.f ? Vec{} : v, end - i);
+    }
+  });
+  return 0;
+}
+
+// dy, y -> dx
+OPERATOR(relu_gradient, "fff") {
+  const float *dy = INPUT(0), *y = INPUT(1);
+  float* dx = OUTPUT(2);
+  parallel(product(shapes[0], ranks[0]), ELEMENTS, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += V)
+      store(dx + i, load(y + i, end - i) <= 0.f ? Vec{} : load(dy + i, end - i), end - i);
+  });
+  return 0;
+}
+
 // x (B, ..., C), factors (B, C) -> x * factors
 OPERATOR(scale, "fff") {
   const float *x = INPUT(0), *factors = INPUT(1);

@@ -22,6 +22,10 @@ def gelu(x, out, dout):
     return (kernels.gelu_gradient(dout, x),)
 
 
+def relu(x, out, dout):
+    return (kernels.relu_gradient(dout, out),)
+
+
 def dense(x, weight, bias, out, dout):
     return kernels.dense_gradient(dout, x, weight)
 

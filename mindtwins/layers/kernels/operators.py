@@ -69,6 +69,9 @@ OPERATORS = {
     # x -> x Phi(x)
     "gelu": Operator(lambda x: x, gradients.gelu),
     "gelu_gradient": Operator(lambda dout, x: x),
+    # x -> x where it is above 0, NaN where it is, else 0
+    "relu": Operator(lambda x: x, gradients.relu),
+    "relu_gradient": Operator(lambda dout, out: dout),
     # x (..., in), weight (out, ...) of `in` numbers for each output, bias (out,)
     # -> x weight^T + bias, (..., out)
     "dense": Operator(_dense_shape, gradients.dense),
