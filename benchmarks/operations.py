@@ -76,7 +76,7 @@ class MLP(nn.Cell):
         self.fc1 = layers.DenseGELU(channels, ratio * channels)
         self.fc2 = layers.Dense(ratio * channels, channels)
         self.joins = layers.can_join(
-            {self.norm: layers.LayerNorm, self.fc1: layers.DenseGELU, self.fc2: layers.Dense}
+            self, {self.norm: layers.LayerNorm, self.fc1: layers.DenseGELU, self.fc2: layers.Dense}
         )
 
     def construct(self, x: Tensor) -> Tensor:

@@ -91,15 +91,24 @@ def add_subsampled_attention(
     return kernels.subsampled_branch(x, *numbers, *reduction, attend.sizes, *epsilons)
 
 
-def can_join(cells: Mapping[nn.Cell, type[nn.Cell]]) -> bool:
-    """Whether a kernel may stand for these cells: each is of its type itself, computes by kernels
-    and is neither hooked nor told to be fp16."""
-    hooks = [f"_{way}_{kind}" for way in ("forward", "backward") for kind in ("pre_hook", "hook")]
-    own_ways = ("fp16", "bf16", *hooks)
+# What the kernels compute: these classes themselves, whatever stands under their names elsewhere.
+_LAYERS = (LayerNorm, Dense, DenseGELU, PatchConv, WindowAttention, CrossAttention)
+_HOOKS = [f"_{way}_{kind}" for way in ("forward", "backward") for kind in ("pre_hook", "hook")]
+
+
+def can_join(branch: nn.Cell, cells: Mapping[nn.Cell, type[nn.Cell]]) -> bool:
+    """Whether a kernel may stand for a branch and the cells that it is made of.
+
+    They are neither hooked nor told to be fp16, and each of the latter is of its type itself, a
+    layer, and computes by kernels.
+    """
+    own_ways = ("fp16", "bf16", *_HOOKS)
+    if any(getattr(cell, way, None) for cell in (branch, *cells) for way in own_ways):
+        return False
     return all(
         type(cell) is kind
+        and kind in _LAYERS
         and getattr(cell, "formulation", "kernel") == "kernel"
-        and not any(getattr(cell, way, None) for way in own_ways)
         for cell, kind in cells.items()
     )
 

@@ -261,6 +261,9 @@ class Block(nn.Cell):
     `extend_repr` of its attention's cells.
     """
 
+    # As they are defined here, whatever stands under these names later.
+    _joinable = (LocallyGroupedAttention, GlobalSubsampledAttention, MLP)
+
     @ms.lazy_inline(policy="front")
     def __init__(self, attention: nn.Cell, channels: int, mlp_ratio: int, epsilon: float) -> None:
         super().__init__()
@@ -272,18 +275,17 @@ class Block(nn.Cell):
     @decided_in_python
     def joins_attention(self) -> bool:
         """Whether the first branch is one operation: in evaluation, where there is a kernel."""
-        kind = type(self.attn)
-        if self.training or kind not in (LocallyGroupedAttention, GlobalSubsampledAttention):
+        if self.training or type(self.attn) not in self._joinable:
             return False
-        return can_join({self.norm1: LayerNorm, self.attn: kind, **self.attn.joined_cells()})
+        return can_join(self.attn, {self.norm1: LayerNorm, **self.attn.joined_cells()})
 
     @decided_in_python
     def joins_mlp(self) -> bool:
         """The same of the second branch."""
         mlp = self.mlp
-        if self.training or type(mlp) is not MLP:
+        if self.training or type(mlp) not in self._joinable:
             return False
-        return can_join({self.norm2: LayerNorm, mlp: MLP, mlp.fc1: DenseGELU, mlp.fc2: Dense})
+        return can_join(mlp, {self.norm2: LayerNorm, mlp.fc1: DenseGELU, mlp.fc2: Dense})
 
     def construct(
         self, x: Tensor, attn_drop_path: Tensor | None, mlp_drop_path: Tensor | None

@@ -10,6 +10,7 @@ import mindtwins.errors
 from mindtwins import layers
 from mindtwins.execution import set_precision
 from mindtwins.layers import kernels
+from mindtwins.models import twins
 from mindtwins.models.twins import padding_mask
 
 
@@ -159,3 +160,16 @@ def test_a_branch_is_one_operation_only_where_that_computes_the_same(
     assert not joined(lambda block, cells: cells.register_backward_hook(lambda *_: None))
     with layers.use_formulation("matmul"):
         assert not joined()
+
+
+def test_no_kernel_stands_for_a_class_of_another_definition(monkeypatch):
+    """Even where it goes by the name of the one that the kernel computes."""
+
+    class Doubled(layers.Dense):
+        def construct(self, x):
+            return 2 * super().construct(x)
+
+    monkeypatch.setattr(twins, "Dense", Doubled)
+    block = mindtwins.create_model("svt_tiny").set_train(False).blocks[1][1]
+    assert isinstance(block.attn.proj, Doubled) and isinstance(block.mlp.fc2, Doubled)
+    assert not block.joins_attention and not block.joins_mlp
