@@ -83,8 +83,9 @@ inline void side_by_side(Matrix w, int64_t count, int64_t depth, int64_t width, 
         __builtin_prefetch(row + V * w.row);
       }
       transpose(square);
-      const int64_t turn = depth / w.turns;
-      int64_t to = k % w.turns * turn + k / w.turns;
+      // Not divided by one: that would take as long as the square.
+      const int64_t turn = w.turns == 1 ? depth : depth / w.turns;
+      int64_t to = w.turns == 1 ? k : k % w.turns * turn + k / w.turns;
       for (int64_t lane = 0; lane < std::min<int64_t>(V, depth - k); lane++) {
         store(out + to * stride + i, square[lane]);
         to += to + turn < depth ? turn : turn - depth + 1;
