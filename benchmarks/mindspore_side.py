@@ -91,8 +91,11 @@ def on_device(array: np.ndarray, dtype: ms.Type = ms.float32) -> Tensor:
 
 def _create(work: Work, **options: object) -> nn.Cell:
     """A model with weights of std 1 / sqrt(fan_in), norms of 1 +- 0.1 and biases of std 0.1."""
-    if is_detector(work.model):
-        return _create_detector(work)
+    model = _filled_detector(work.model) if is_detector(work.model) else _filled(work, **options)
+    return set_precision(model, LEVELS[work.what]) if work.precision == "fp16" else model
+
+
+def _filled(work: Work, **options: object) -> nn.Cell:
     make = mindtwins.create_segmentor if is_segmentor(work.model) else mindtwins.create_model
     model = make(work.model, **options)
     rng = np.random.default_rng(0)
@@ -103,15 +106,15 @@ def _create(work: Work, **options: object) -> nn.Cell:
         else:
             values = np.float32(0.1) * values + np.float32(parameter.name.endswith("gamma"))
         parameter.set_data(Tensor(values))
-    return set_precision(model, LEVELS[work.what]) if work.precision == "fp16" else model
+    return model
 
 
-def _create_detector(work: Work) -> Detector:
-    model = mindtwins.create_detector(work.model)
+def _filled_detector(name: str) -> Detector:
+    model = mindtwins.create_detector(name)
     for parameter in model.trainable_params():
         values = detector_weight(torch_name(parameter.name), parameter.shape)
         parameter.set_data(Tensor(values))
-    return set_precision(model, LEVELS[work.what]) if work.precision == "fp16" else model
+    return model
 
 
 def _inference(work: Work, images: np.ndarray, *targets: np.ndarray) -> Call:

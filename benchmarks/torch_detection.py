@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.inputs import detector_weight
@@ -54,30 +53,9 @@ def predict(model: Detector, images: Tensor) -> list[dict[str, Tensor]]:
     return [model.detect(image[None], size, torch.ones(4), size) for image in images]
 
 
-def retinanet_loss(
-    outputs: Sequence[tuple[Tensor, Tensor]], labels: Tensor, expected: Tensor
-) -> Tensor:
-    """Focal loss and distances of the boxes, level by level, as MMDetection has them on a CPU.
-
-    Args:
-        outputs: logits (B, n_i, classes) and deltas (B, n_i, 4) of each level.
-        labels: (B, n), the number of classes for what is no object.
-        expected: the objects' deltas, (B, n, 4).
-    """
-    counts = [logits.shape[1] for logits, _ in outputs]
-    num_classes = outputs[0][0].shape[-1]
-    total = torch.zeros(())
-    for (logits, deltas), own, wanted in zip(
-        outputs, labels.split(counts, 1), expected.split(counts, 1), strict=True
-    ):
-        is_class = F.one_hot(own.long(), num_classes + 1)[..., :num_classes].to(logits)
-        likely = logits.sigmoid()
-        missing = likely + is_class - 2 * likely * is_class  # to certainty of what is right
-        weight = (0.75 - 0.5 * is_class) * missing**2
-        entropy = F.binary_cross_entropy_with_logits(logits, is_class, reduction="none")
-        has_object = (own < num_classes)[..., None]
-        total = total + (entropy * weight).sum() + ((deltas - wanted).abs() * has_object).sum()
-    return total / (labels < num_classes).sum(1).clamp(min=1).sum()
+def retinanet_loss(outputs: Sequence[tuple[Tensor, Tensor]], *targets: Tensor) -> Tensor:
+    """The sum of `mindtwins.reference.detection.retinanet_losses`."""
+    return sum(detection.retinanet_losses(outputs, *targets).values(), torch.zeros(()))
 
 
 def _pool(levels: Sequence[Tensor], image: int, boxes: Tensor, bins: int) -> Tensor:

@@ -258,6 +258,36 @@ class Operators(NamedTuple):
     paste: Callable[[Tensor, Tensor, int, int], Tensor] = paste
 
 
+def retinanet_losses(
+    outputs: Sequence[tuple[Tensor, Tensor]], labels: Tensor, expected: Tensor
+) -> dict[str, Tensor]:
+    """Focal loss and distances of the boxes, level by level, as MMDetection has them on a CPU.
+
+    Args:
+        outputs: logits (N, n_i, classes) and deltas (N, n_i, 4) of each level.
+        labels: of all anchors, (N, n): a class, the number of classes for none, -1 undecided.
+        expected: the objects' deltas, (N, n, 4).
+    """
+    counts = [logits.shape[1] for logits, _ in outputs]
+    num_classes = outputs[0][0].shape[-1]
+    classes = distance = torch.zeros(())
+    for (logits, deltas), own, wanted in zip(
+        outputs, labels.split(counts, 1), expected.split(counts, 1), strict=True
+    ):
+        is_decided = (own >= 0)[..., None]
+        has_object = is_decided & (own < num_classes)[..., None]
+        is_class = F.one_hot(own.long().clamp(min=0), num_classes + 1)[..., :num_classes].to(logits)
+        likely = logits.sigmoid()
+        missing = likely + is_class - 2 * likely * is_class  # to certainty of what is right
+        weight = (0.75 - 0.5 * is_class) * missing**2 * is_decided
+        entropy = F.binary_cross_entropy_with_logits(logits, is_class, reduction="none")
+        classes = classes + (entropy * weight).sum()
+        distance = distance + ((deltas - wanted).abs() * has_object).sum()
+    has_object = (labels >= 0) & (labels < num_classes)
+    positives = has_object.sum(1).clamp(min=1).sum()
+    return {"cls": classes / positives, "bbox": distance / positives}
+
+
 class RetinaNetReference(nn.Module):
     """See `create_detection_reference`."""
 
@@ -294,18 +324,7 @@ class RetinaNetReference(nn.Module):
             labels: of the anchors, (N, n): a class, the number of classes for none, -1 undecided.
             deltas: to the objects, (N, n, 4).
         """
-        logits, moves = (torch.cat(parts, 1) for parts in zip(*self(images), strict=True))
-        num_classes = logits.shape[2]
-        has_object = (labels >= 0) & (labels < num_classes)
-        positives = sum(max(int(own.sum()), 1) for own in has_object)
-        counts = labels >= 0
-        wanted = F.one_hot(labels[counts], num_classes + 1)[:, :num_classes].to(logits)
-        likely = logits[counts].sigmoid()
-        missing = wanted * (1 - likely) + (1 - wanted) * likely
-        weight = (0.25 * wanted + 0.75 * (1 - wanted)) * missing**2
-        entropy = F.binary_cross_entropy_with_logits(logits[counts], wanted, reduction="none")
-        distance = (moves[has_object] - deltas[has_object]).abs().sum()
-        return {"cls": (weight * entropy).sum() / positives, "bbox": distance / positives}
+        return retinanet_losses(self(images), labels, deltas)
 
     def detect(
         self, image: Tensor, size: Sequence[int], scale: Tensor, original: Sequence[int]

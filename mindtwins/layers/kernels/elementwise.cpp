@@ -5,6 +5,18 @@
 
 using namespace mindtwins;
 
+namespace {
+
+// y[i] and on = at(i, n), vector by vector, the last of `n` numbers.
+template <class At>
+void each_vector(const int64_t* shape, int rank, float* y, const At& at) {
+  parallel(product(shape, rank), ELEMENTS, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += V) store(y + i, at(i, end - i), end - i);
+  });
+}
+
+}  // namespace
+
 // x (..., C), bias (C,) -> y
 OPERATOR(add_bias, "fff") {
   const float *x = INPUT(0), *bias = INPUT(1);
@@ -32,50 +44,33 @@ OPERATOR(add_bias_gradient, "fff") {
 
 // x -> GELU of x
 OPERATOR(gelu, "ff") {
-  const float* x = INPUT(0);
-  float* y = OUTPUT(1);
-  parallel(product(shapes[0], ranks[0]), ELEMENTS, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += V) {
-      const Vec v = load(x + i, end - i);
-      store(y + i, gelu(v), end - i);
-    }
+  each_vector(shapes[0], ranks[0], OUTPUT(1), [x = INPUT(0)](int64_t i, int64_t n) {
+    return gelu(load(x + i, n));
   });
   return 0;
 }
 
 // dy, x -> dx
 OPERATOR(gelu_gradient, "fff") {
-  const float *dy = INPUT(0), *x = INPUT(1);
-  float* dx = OUTPUT(2);
-  parallel(product(shapes[0], ranks[0]), ELEMENTS, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += V) {
-      const Vec v = load(x + i, end - i);
-      store(dx + i, load(dy + i, end - i) * gelu_slope(v), end - i);
-    }
+  each_vector(shapes[0], ranks[0], OUTPUT(2), [dy = INPUT(0), x = INPUT(1)](int64_t i, int64_t n) {
+    return load(dy + i, n) * gelu_slope(load(x + i, n));
   });
   return 0;
 }
 
 // x -> ReLU of x; NaN stays NaN, as in torch
 OPERATOR(relu, "ff") {
-  const float* x = INPUT(0);
-  float* y = OUTPUT(1);
-  parallel(product(shapes[0], ranks[0]), ELEMENTS, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += V) {
-      const Vec v = load(x + i, end - i);
-      store(y + i, v <= 0.f ? Vec{} : v, end - i);
-    }
+  each_vector(shapes[0], ranks[0], OUTPUT(1), [x = INPUT(0)](int64_t i, int64_t n) {
+    const Vec v = load(x + i, n);
+    return v <= 0.f ? Vec{} : v;
   });
   return 0;
 }
 
 // dy, y -> dx
 OPERATOR(relu_gradient, "fff") {
-  const float *dy = INPUT(0), *y = INPUT(1);
-  float* dx = OUTPUT(2);
-  parallel(product(shapes[0], ranks[0]), ELEMENTS, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += V)
-      store(dx + i, load(y + i, end - i) <= 0.f ? Vec{} : load(dy + i, end - i), end - i);
+  each_vector(shapes[0], ranks[0], OUTPUT(2), [dy = INPUT(0), y = INPUT(1)](int64_t i, int64_t n) {
+    return load(y + i, n) <= 0.f ? Vec{} : load(dy + i, n);
   });
   return 0;
 }

@@ -19,7 +19,6 @@ struct GELU {
   static Vec apply(Vec x) { return gelu(x); }
 };
 
-
 // dweight (columns, depth) = dy^T x and dbias, summed over the rows of dy and x: in runs of RUN
 // rows, and these in chunks that are added in order, so that few channels keep all threads busy.
 void weight_gradient(const float* dy, const float* x, int64_t rows, int64_t columns, int64_t depth,
