@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
 import pytest
+from mindspore import Tensor
 
 from benchmarks.inputs import Work
+from benchmarks.machine import core_peak
 from benchmarks.roofline import Operator, count_operators, find_floor, find_peaks, floor_seconds
+from mindtwins.layers import kernels
 from mindtwins.models.complexity import count
 
 
@@ -55,3 +61,21 @@ def test_only_a_classifiers_inference_on_a_known_card_has_a_floor():
     assert find_floor(work, "another") is None
     for other in ({"what": "training"}, {"model": "fpn_svt_small"}):
         assert find_floor(work._replace(**other), "NVIDIA H200") is None
+
+
+@pytest.mark.skipif(not kernels.available(), reason=kernels.status())
+def test_no_product_is_faster_than_the_peak_of_the_cores():
+    """The peak was once measured in memory instead of in registers, at a fifth of what it is."""
+    rows, depth, columns = 784, 512, 1024
+    x, weight, bias = (
+        Tensor(np.ones(shape, np.float32))
+        for shape in ((rows, depth), (columns, depth), (columns,))
+    )
+    kernels.dense(x, weight, bias).asnumpy()
+    seconds = []
+    for _ in range(10):
+        start = time.process_time()
+        kernels.dense(x, weight, bias).asnumpy()
+        seconds.append(time.process_time() - start)
+    rate = 2 * rows * depth * columns / min(seconds)
+    assert 0.1 * core_peak() < rate < 1.1 * core_peak()

@@ -23,7 +23,7 @@ inline Vec error_function(Vec x) {
   q = q * t + 0.0283786636f;
   q = q * t + 0.250317752f;
   q = q * t + 1.f;
-  return minimum(maximum(x * p / q, broadcast(-1.f)), broadcast(1.f));
+  return minimum(maximum(x * p * reciprocal(q), broadcast(-1.f)), broadcast(1.f));
 }
 
 // x Phi(x), with the normal distribution function Phi.

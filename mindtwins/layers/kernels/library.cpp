@@ -26,10 +26,13 @@ void mindtwins_set_threads(int count) { thread_count = std::max(1, count); }
 int64_t mindtwins_multiply_adds(int64_t count) {
   constexpr int CHAINS = V == 16 ? 24 : 12;
   Vec totals[CHAINS];
+#pragma GCC unroll 24
   for (int chain = 0; chain < CHAINS; chain++) totals[chain] = broadcast(count + chain);
   const Vec factor = broadcast(0.5f), term = broadcast(1.f);
-  for (int64_t i = 0; i < count; i += CHAINS)
+  for (int64_t i = 0; i < count; i += CHAINS) {
+#pragma GCC unroll 24
     for (Vec& total : totals) total = total * factor + term;
+  }
   Vec all{};
   for (const Vec& total : totals) all += total;
   return sum(all) > 0 ? V : 0;

@@ -10,7 +10,9 @@ using namespace mindtwins;
 namespace {
 
 constexpr int64_t TASKS = 8;  // at least so many for a gradient, where there is enough to do
-constexpr int64_t GROUP = 4 * BLOCK, RUN = 256;  // outputs and rows of a product for a gradient
+// Outputs, panels of channels, and rows of a product for a gradient: its sums stay in the second cache,
+// and a panel in the first.
+constexpr int64_t GROUP = 4 * BLOCK, STRIPS = 8, RUN = 2 * DEEP;
 
 // Of a longer sum so much is made at a time: its panels and rows stay in the cache.
 constexpr int64_t PART = 32 * DEEP;
@@ -19,41 +21,79 @@ struct GELU {
   static Vec apply(Vec x) { return gelu(x); }
 };
 
-// dweight (columns, depth) = dy^T x and dbias, summed over the rows of dy and x: in runs of RUN
-// rows, and these in chunks that are added in order, so that few channels keep all threads busy.
+// Rows of dy and x, and outputs and channels of a weight: what a part of its gradient is made of.
+struct Part {
+  int64_t row, rows, output, outputs, channel, channels;
+};
+
+// dweight (columns, depth) = dy^T x and dbias of a part, the first channel's task, in runs of rows.
+void weight_gradient(const float* dy, const float* x, int64_t columns, int64_t depth, Part part,
+                     float* dweight, float* dbias) {
+  const int64_t stride = apart(round_up(part.outputs));
+  Scratch outputs(RUN * stride), panel(RUN * PANEL);
+  const Matrix turned{outputs.data(), 1, stride};
+  for (int64_t done = 0; done < part.rows; done += RUN) {
+    const int64_t row = part.row + done, length = std::min(RUN, part.rows - done);
+    side_by_side({dy + row * columns + part.output, 1, columns}, part.outputs, length,
+                 round_up(part.outputs), outputs.data(), stride);
+    if (part.channel == 0)
+      for (int64_t i = 0; i < part.outputs; i += V) {
+        const int64_t n = part.outputs - i;
+        float* bias = dbias + part.output + i;
+        Vec total{};
+        for (int64_t k = 0; k < length; k++) total += load(outputs.data() + k * stride + i);
+        store(bias, done ? load(bias, n) + total : total, n);
+      }
+    float* sums = dweight + part.output * depth;
+    const int64_t end = part.channel + part.channels;
+    const Output<Identity> output{sums, end, depth, nullptr, done ? sums : nullptr};
+    for (int64_t channel = part.channel; channel < end; channel += PANEL) {
+      pack_panel({x + row * depth + channel, 1, depth}, end - channel, length, panel.data());
+      multiply_panel(turned, part.outputs, panel.data(), length, output, 0, channel, x);
+    }
+  }
+}
+
+// The same of all. Where outputs and channels are few, rows are divided too, into chunks whose sums
+// are added in order.
 void weight_gradient(const float* dy, const float* x, int64_t rows, int64_t columns, int64_t depth,
                      float* dweight, float* dbias) {
-  constexpr int64_t STRIDE = RUN + V;  // see `apart`
-  const int64_t groups = (columns + GROUP - 1) / GROUP, runs = (rows + RUN - 1) / RUN;
-  const int64_t chunks = std::min(runs, (TASKS + groups - 1) / groups);
+  const int64_t groups = (columns + GROUP - 1) / GROUP, strips = panels(depth);
+  const int64_t runs = (rows + RUN - 1) / RUN;
+  const int64_t chunks = std::clamp<int64_t>(TASKS / (groups * strips), 1, std::max<int64_t>(runs, 1));
+  // For each of these the outputs are copied again; they change no sum.
+  const int64_t shares = std::clamp<int64_t>(2 * thread_count / (groups * chunks),
+                                             (strips + STRIPS - 1) / STRIPS, strips);
   const int64_t size = columns * (depth + 1);
-  Buffer partials(chunks * size);
-  parallel(chunks * groups, 1, [&](int64_t begin, int64_t end) {
-    Scratch turned(GROUP * STRIDE), panel(RUN * PANEL);
+  if (rows == 0) {
+    std::fill(dweight, dweight + columns * depth, 0.f);
+    std::fill(dbias, dbias + columns, 0.f);
+  }
+  Scratch partials((chunks - 1) * size);
+  const auto weights_of = [&](int64_t chunk) {
+    return chunk ? partials.data() + (chunk - 1) * size : dweight;
+  };
+  const auto biases_of = [&](int64_t chunk) {
+    return chunk ? weights_of(chunk) + columns * depth : dbias;
+  };
+  parallel(chunks * groups * shares, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; task++) {
-      const int64_t chunk = task / groups, first = task % groups * GROUP;
-      const int64_t count = std::min(GROUP, columns - first);
-      float* weights = &partials[chunk * size + first * depth];
-      float* biases = &partials[chunk * size + columns * depth + first];
-      for (int64_t run = chunk * runs / chunks; run < (chunk + 1) * runs / chunks; run++) {
-        const int64_t row = run * RUN, length = std::min(RUN, rows - row);
-        side_by_side({dy + row * columns + first, columns, 1}, length, count,
-                     round_up(length), turned.data(), STRIDE);
-        for (int64_t i = 0; i < count; i++) {
-          Vec total{};
-          for (int64_t k = 0; k < length; k += V) total += load(turned.data() + i * STRIDE + k);
-          biases[i] += sum(total);
-        }
-        for (int64_t column = 0; column < depth; column += PANEL) {
-          pack_panel({x + row * depth + column, 1, depth}, depth - column, length, panel.data());
-          multiply_panel({turned.data(), STRIDE, 1}, count, panel.data(), length,
-                         Output<Identity>{weights, depth, depth, nullptr, weights}, 0, column, x);
-        }
-      }
+      const int64_t chunk = task / shares / groups, share = task % shares;
+      const int64_t row = chunk * runs / chunks * RUN, output = task / shares % groups * GROUP;
+      const int64_t channel = share * strips / shares * PANEL;
+      const Part part{row,
+                      std::min(rows, (chunk + 1) * runs / chunks * RUN) - row,
+                      output,
+                      std::min(GROUP, columns - output),
+                      channel,
+                      std::min(depth, (share + 1) * strips / shares * PANEL) - channel};
+      weight_gradient(dy, x, columns, depth, part, weights_of(chunk), biases_of(chunk));
     }
   });
-  add_partials(partials, size, 0, columns * depth, dweight);
-  add_partials(partials, size, columns * depth, columns, dbias);
+  for (int64_t chunk = 1; chunk < chunks; chunk++) {
+    for (int64_t i = 0; i < columns * depth; i++) dweight[i] += weights_of(chunk)[i];
+    for (int64_t i = 0; i < columns; i++) dbias[i] += biases_of(chunk)[i];
+  }
 }
 
 }  // namespace

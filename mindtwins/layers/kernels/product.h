@@ -19,9 +19,13 @@ constexpr int TILE = V == 16 ? 14 : 6;
 constexpr int64_t PANEL = 2 * V;
 constexpr int64_t DEEP = 96;         // the longest sum that is made in one part: rounding adds up
 constexpr int64_t BLOCK = 8 * TILE;  // rows that a thread takes, with all that is made of them
+constexpr int64_t NEAR = 1 << 15;    // numbers of panels that stay in the second cache with all else
 constexpr int64_t FEW = 256;         // rows for which a panel is packed by the thread that uses it
 
-// Element (i, k) of a matrix is data[i * row + k * step]. Of a weight with `turns` the numbers of a
+// Element (i, k) of a matrix is data[i * row + k * step]. It is passed by reference: of a copy on the
+// stack a processor may read 16 bytes at once that were written in two parts, for which it waits until
+// all that was written before is in the cache.
+// Of a weight with `turns` the numbers of a
 // row are packed as those of a matrix (depth / turns, turns) that is transposed.
 struct Matrix {
   const float* data;
@@ -64,7 +68,7 @@ inline void transpose(Vec* rows) {
 
 // out[k * stride + i] = w's element (i, k) for all i < count and k < depth, and zeros for i from
 // there to `width`, a multiple of V.
-inline void side_by_side(Matrix w, int64_t count, int64_t depth, int64_t width, float* out,
+inline void side_by_side(const Matrix& w, int64_t count, int64_t depth, int64_t width, float* out,
                          int64_t stride) {
   if (w.row == 1) {
     for (int64_t k = 0; k < depth; k++) {
@@ -94,7 +98,7 @@ inline void side_by_side(Matrix w, int64_t count, int64_t depth, int64_t width, 
 }
 
 // PANEL rows of w: depth x PANEL numbers, zeros for rows beyond `count`.
-inline void pack_panel(Matrix w, int64_t count, int64_t depth, float* panel) {
+inline void pack_panel(const Matrix& w, int64_t count, int64_t depth, float* panel) {
   side_by_side(w, count, depth, PANEL, panel, PANEL);
 }
 
@@ -108,27 +112,43 @@ struct Ahead {
 template <int ROWS>
 using Tile = Vec[ROWS][2];
 
+// Adds to a tile the products of x and a panel from step `begin` on, before `end`.
+template <int ROWS>
+[[gnu::always_inline]] inline void add_products(const Matrix& x, const float* panel,
+                                                int64_t begin, int64_t end, const Ahead& ahead,
+                                                Tile<ROWS>& total) {
+  const float* numbers = x.data + begin * x.step;
+  for (int64_t k = begin; k < end; k++, numbers += x.step) {
+    __builtin_prefetch(ahead.at + k * ahead.pace);
+    const Vec left = load(panel + k * PANEL), right = load(panel + k * PANEL + V);
+    for (int r = 0; r < ROWS; r++) {
+      const Vec number = broadcast(numbers[r * x.row]);
+      total[r][0] += number * left;
+      total[r][1] += number * right;
+    }
+  }
+}
+
 // The tile of x and a panel, given to finish(row, column, sums).
 template <int ROWS, class Finish>
-void multiply_tile(Matrix x, const float* panel, int64_t depth, const Finish& finish, int64_t row,
-                   int64_t column, Ahead ahead) {
-  Tile<ROWS> sums = {};
-  const float* numbers = x.data;
-  for (int64_t part = 0; part < depth; part += DEEP) {
+void multiply_tile(const Matrix& x, const float* panel, int64_t depth, const Finish& finish,
+                   int64_t row, int64_t column, const Ahead& ahead) {
+  float earlier[ROWS * PANEL];  // sums of all parts but the last
+  if (depth > DEEP) std::fill(earlier, earlier + ROWS * PANEL, 0.f);
+  int64_t part = 0;
+  for (; depth - part > DEEP; part += DEEP) {
     Tile<ROWS> total = {};
-    for (int64_t k = part; k < std::min(depth, part + DEEP); k++, numbers += x.step) {
-      __builtin_prefetch(ahead.at + k * ahead.pace);
-      const Vec left = load(panel + k * PANEL), right = load(panel + k * PANEL + V);
-      for (int r = 0; r < ROWS; r++) {
-        const Vec number = broadcast(numbers[r * x.row]);
-        total[r][0] += number * left;
-        total[r][1] += number * right;
-      }
-    }
-    for (int r = 0; r < ROWS; r++)
-      for (int half = 0; half < 2; half++) sums[r][half] += total[r][half];
+    add_products(x, panel, part, part + DEEP, ahead, total);
+#pragma GCC unroll 28
+    for (int i = 0; i < 2 * ROWS; i++)
+      store(earlier + i * V, load(earlier + i * V) + total[i / 2][i % 2]);
   }
-  finish(row, column, sums);
+  Tile<ROWS> total = {};
+  add_products(x, panel, part, depth, ahead, total);
+  if (part)
+#pragma GCC unroll 28
+    for (int i = 0; i < 2 * ROWS; i++) total[i / 2][i % 2] += load(earlier + i * V);
+  finish(row, column, total);
 }
 
 template <class Finish, int... ROWS>
@@ -138,17 +158,27 @@ constexpr auto tiles_of(std::integer_sequence<int, ROWS...>) {
 
 inline int64_t tiles(int64_t rows) { return (rows + TILE - 1) / TILE; }
 
-// x times a panel, tile by tile: of almost equal size, since few rows are slow.
+// x times `count` panels that follow each other, tile by tile: of almost equal size, since few rows are
+// slow. A tile is multiplied with all of them before the next one, so that what is written lies together.
 template <class Finish>
-void multiply_panel(Matrix x, int64_t count, const float* panel, int64_t depth,
-                    const Finish& finish, int64_t row, int64_t column, const void* next) {
+void multiply_panels(const Matrix& x, int64_t rows, const float* panels, int64_t count, int64_t depth,
+                     const Finish& finish, int64_t row, int64_t column, const void* next) {
   static constexpr auto MULTIPLY = tiles_of<Finish>(std::make_integer_sequence<int, TILE>());
-  const int64_t size = sizeof(float) * PANEL * depth, parts = tiles(count);
-  Ahead ahead{static_cast<const char*>(next), size / (parts * depth) + 1};
-  for (int64_t part = 0; part < parts; part++, ahead.at += depth * ahead.pace) {
-    const int64_t first = part * count / parts, end = (part + 1) * count / parts;
-    MULTIPLY[end - first - 1](x.from(first), panel, depth, finish, row + first, column, ahead);
+  const int64_t size = PANEL * depth, parts = tiles(rows);
+  Ahead ahead{static_cast<const char*>(next), int64_t(sizeof(float)) * PANEL / parts + 1};
+  for (int64_t part = 0; part < parts; part++) {
+    const int64_t first = part * rows / parts, end = (part + 1) * rows / parts;
+    const Matrix tile = x.from(first);
+    for (int64_t p = 0; p < count; p++, ahead.at += depth * ahead.pace)
+      MULTIPLY[end - first - 1](tile, panels + p * size, depth, finish, row + first,
+                                column + p * PANEL, ahead);
   }
+}
+
+template <class Finish>
+void multiply_panel(const Matrix& x, int64_t rows, const float* panel, int64_t depth,
+                    const Finish& finish, int64_t row, int64_t column, const void* next) {
+  multiply_panels(x, rows, panel, 1, depth, finish, row, column, next);
 }
 
 // -------------------------------------------------------------------------------------- what after
@@ -166,12 +196,37 @@ struct Output {
   const float *bias, *residual;
   const int64_t* places = nullptr;
   template <int ROWS>
-  void operator()(int64_t row, int64_t column, const Vec (&sums)[ROWS][2]) const {
+  void operator()(int64_t row, int64_t column, const Tile<ROWS>& sums) const {
+    if (places || column + PANEL > columns) {
+      Tile<ROWS> copy;  // without which all sums would go through memory
+      std::memcpy(copy, sums, sizeof copy);
+      write_some(row, column, copy, ROWS);
+    } else if (residual) {
+      write_all<true>(row * stride + column, column, sums);
+    } else {
+      write_all<false>(row * stride + column, column, sums);
+    }
+  }
+
+ private:
+  template <bool RESIDUAL, int ROWS>
+  void write_all(int64_t at, int64_t column, const Tile<ROWS>& sums) const {
+    const Vec left = bias ? load(bias + column) : Vec{}, right = bias ? load(bias + column + V) : Vec{};
+#pragma GCC unroll 14
+    for (int r = 0; r < ROWS; r++, at += stride) {
+      Vec y = Activation::apply(sums[r][0] + left), z = Activation::apply(sums[r][1] + right);
+      if (RESIDUAL) y += load(residual + at), z += load(residual + at + V);
+      store(data + at, y);
+      store(data + at + V, z);
+    }
+  }
+  [[gnu::noinline]] void write_some(int64_t row, int64_t column, const Vec (*sums)[2],
+                                    int rows) const {
     for (int half = 0; half < 2; half++) {
       const int64_t n = columns - column - half * V;
       if (n <= 0) return;
       const Vec offset = bias ? load(bias + column + half * V, n) : Vec{};
-      for (int r = 0; r < ROWS; r++) {
+      for (int r = 0; r < rows; r++) {
         const int64_t place = places ? places[row + r] : row + r;
         if (place < 0) continue;
         const int64_t at = place * stride + column + half * V;
@@ -188,7 +243,7 @@ struct Output {
 // A weight (columns, depth) that is packed whole, by all threads.
 class Packed {
  public:
-  Packed(Matrix w, int64_t columns, int64_t depth)
+  Packed(const Matrix& w, int64_t columns, int64_t depth)
       : columns_(columns), depth_(depth), numbers_(panels(columns) * PANEL * depth) {
     parallel(panels(columns), 4, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; p++)
@@ -198,15 +253,17 @@ class Packed {
   }
   // x times panels `begin` to `end`, for `count` rows, the first of which is number `row`.
   template <class Finish>
-  void multiply(Matrix x, int64_t row, int64_t count, int64_t begin, int64_t end,
+  void multiply(const Matrix& x, int64_t row, int64_t count, int64_t begin, int64_t end,
                 const Finish& finish) const {
-    for (int64_t p = begin; p < end; p++) {
-      const float* panel = numbers_.data() + p * PANEL * depth_;
-      multiply_panel(x, count, panel, depth_, finish, row, p * PANEL, panel + PANEL * depth_);
+    const int64_t size = PANEL * depth_, side = std::max<int64_t>(1, NEAR / size);
+    for (int64_t p = begin; p < end; p += side) {
+      const int64_t some = std::min(side, end - p);
+      multiply_panels(x, count, numbers_.data() + p * size, some, depth_, finish, row, p * PANEL,
+                      numbers_.data() + (p + some) * size);
     }
   }
   template <class Finish>
-  void multiply(Matrix x, int64_t row, int64_t count, const Finish& finish) const {
+  void multiply(const Matrix& x, int64_t row, int64_t count, const Finish& finish) const {
     multiply(x, row, count, 0, panels(columns_), finish);
   }
 
@@ -217,7 +274,7 @@ class Packed {
 
 // The product of few rows: each thread packs the panels that it multiplies with.
 template <class Finish>
-void multiply_few(Matrix x, int64_t rows, Matrix w, int64_t columns, int64_t depth,
+void multiply_few(const Matrix& x, int64_t rows, const Matrix& w, int64_t columns, int64_t depth,
                   const Finish& finish) {
   parallel(panels(columns), 64 / PANEL, [&](int64_t begin, int64_t end) {
     Scratch panel(PANEL * depth);
@@ -233,12 +290,12 @@ void multiply_few(Matrix x, int64_t rows, Matrix w, int64_t columns, int64_t dep
 // in all it is to be packed whole.
 class Weight {
  public:
-  Weight(Matrix w, int64_t columns, int64_t depth, bool whole)
+  Weight(const Matrix& w, int64_t columns, int64_t depth, bool whole)
       : w_(w), columns_(columns), depth_(depth) {
     if (whole) packed_.emplace(w, columns, depth);
   }
   template <class Finish>
-  void multiply(Matrix x, int64_t rows, const Finish& finish) const {
+  void multiply(const Matrix& x, int64_t rows, const Finish& finish) const {
     if (!packed_) return multiply_few(x, rows, w_, columns_, depth_, finish);
     if (rows <= FEW)
       return parallel(panels(columns_), 64 / PANEL, [&](int64_t begin, int64_t end) {
@@ -256,7 +313,7 @@ class Weight {
 };
 
 template <class Finish>
-void multiply(Matrix x, int64_t rows, Matrix w, int64_t columns, int64_t depth,
+void multiply(const Matrix& x, int64_t rows, const Matrix& w, int64_t columns, int64_t depth,
               const Finish& finish) {
   if (rows > 0) Weight(w, columns, depth, rows > FEW).multiply(x, rows, finish);
 }
