@@ -2,7 +2,7 @@
 
 `nn.AdamWeightDecay` has no bias correction, and `mindspore.experimental.optim.AdamW` is marked
 subject to change, computes the corrections from fp32 powers and keeps a third moment that it does
-not use. Here the moments are kept by MindSpore's Adam kernel, one fused operator on each device.
+not use. Here they are in the rates that MindSpore's operator is given, one on each device.
 """
 
 from __future__ import annotations
@@ -15,32 +15,23 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindtwins.training.groups import Group
 
-_adam = ops.Adam()
+_adam = ops.AdamWeightDecay()
 _update = ops.MultitypeFuncGraph("adamw_update")
 
 
+# fmt: off
 @_update.register(
-    "Tensor",
-    "Tensor",
-    "Tensor",
-    "Float",
-    "Float",
-    "Float",
-    "Float",
-    "Tensor",
-    "Tensor",
-    "Tensor",
-    "Tensor",
+    "Tensor", "Tensor", "Tensor", "Float", "Float", "Float", "Float",
+    "Tensor", "Tensor", "Tensor", "Tensor",
 )
+# fmt: on
 def _update_one(
     lr, correction, epsilon, beta1, beta2, weight_decay, lr_factor, parameter, m, v, gradient
 ):
-    lr = lr * lr_factor
-    decayed = ops.assign(parameter, parameter * (1 - lr * weight_decay))
-    gradient = ops.depend(gradient, decayed)
-    # The kernel's own bias correction is switched off by beta powers of 0: it would compute
-    # 1 - beta2 ** t in float32, where a small t loses digits.
-    return _adam(parameter, m, v, 0.0, 0.0, lr * correction, beta1, beta2, epsilon, gradient)
+    # Factors of 1 and decays of 0 are not computed: each is an operator for each parameter.
+    rate = lr if lr_factor == 1.0 else lr * lr_factor
+    decay = weight_decay if weight_decay == 0.0 else weight_decay / correction
+    return _adam(parameter, m, v, rate, beta1, beta2, epsilon, decay, gradient)
 
 
 class AdamW(nn.Cell):
@@ -80,11 +71,13 @@ class AdamW(nn.Cell):
         # 1 - beta ** t, exact for small t too.
         correction1 = -ops.expm1(step * self.log_beta1)
         correction2 = ops.sqrt(-ops.expm1(step * self.log_beta2))
-        # sqrt(v / c) + eps = (sqrt(v) + eps * sqrt(c)) / sqrt(c)
+        # sqrt(v / c) + eps = (sqrt(v) + eps * sqrt(c)) / sqrt(c): the rate takes both corrections, but
+        # the decay is multiplied by that rate too.
+        correction = correction2 / correction1
         shared = ops.partial(
             _update,
-            lr,
-            correction2 / correction1,
+            lr * correction,
+            correction,
             self.eps * correction2,
             self.beta1,
             self.beta2,

@@ -243,14 +243,14 @@ class _Update(nn.Cell):
         if self.reducer is not None:
             (loss,) = self.reducer((loss,))
             gradients = self.reducer(gradients)
-        unscale = 1 / (self.loss_scale.scale * self.accumulation)
-        gradients = self.map(ops.partial(_multiply, unscale), gradients)
-        norm = global_norm(gradients)
+        factor = 1 / (self.loss_scale.scale * self.accumulation)
+        norm = global_norm(gradients) * factor
         finite = ops.isfinite(norm)
         if self.clip > 0:
             # As torch.nn.utils.clip_grad_norm_, its 1e-6 included.
-            factor = ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
-            gradients = self.map(ops.partial(_multiply, factor), gradients)
+            factor = factor * ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
+        # Once for both: each product is an operator for each parameter.
+        gradients = self.map(ops.partial(_multiply, factor), gradients)
         if finite:
             self.optimizer(gradients, lr)
         self.loss_scale(finite)

@@ -22,11 +22,10 @@ constexpr int64_t BLOCK = 8 * TILE;  // rows that a thread takes, with all that 
 constexpr int64_t NEAR = 1 << 15;    // numbers of panels that stay in the second cache with all else
 constexpr int64_t FEW = 256;         // rows for which a panel is packed by the thread that uses it
 
-// Element (i, k) of a matrix is data[i * row + k * step]. It is passed by reference: of a copy on the
-// stack a processor may read 16 bytes at once that were written in two parts, for which it waits until
-// all that was written before is in the cache.
-// Of a weight with `turns` the numbers of a
-// row are packed as those of a matrix (depth / turns, turns) that is transposed.
+// Element (i, k) of a matrix is data[i * row + k * step]. Of a weight with `turns` the numbers of a
+// row are packed as those of a matrix (depth / turns, turns) that is transposed. It is passed by
+// reference: of a copy on the stack a processor reads 16 bytes at once that were written in two parts,
+// for which it waits until all that was written before is in the cache.
 struct Matrix {
   const float* data;
   int64_t row, step, turns = 1;
