@@ -147,7 +147,7 @@ def mask_rcnn_losses(reference: MaskRCNNReference, batch: MicroBatch) -> dict[st
     regions = [own >= 0 for own in labels]
     positive = [((own >= 0) & (own < CLASSES)).sum() for own in labels]
     return reference.losses(
-        images,
+        reference(images),
         *anchors,
         [own[rows, 1:] for own, rows in zip(rois, regions, strict=True)],
         [own[rows].long() for own, rows in zip(labels, regions, strict=True)],
@@ -170,12 +170,10 @@ def test_a_step_equals_pytorchs() -> None:
     np.testing.assert_array_equal(rois[0, :3, 1:], BOXES)
 
     with torch.no_grad():
-        levels = reference.neck(reference.backbone(torch.from_numpy(batch.images)))
+        outputs = reference(torch.from_numpy(batch.images))
         for number, (count, objects) in enumerate(zip(regions, (3, 0), strict=True)):
-            own = [level[number : number + 1] for level in levels]
-            proposed = reference.propose(
-                own, batch.targets[4][number].tolist(), TRAINING_CANDIDATES
-            )
+            size = batch.targets[4][number].tolist()
+            proposed = reference.propose(*outputs, size, number, TRAINING_CANDIDATES)
             assert count == len(proposed) + objects
             chosen = np.sort(rois[number, :count, 1:], axis=0)
             objects = np.concatenate([batch.targets[2][number][:objects], proposed])
