@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mindtwins.detection.assignment import PROPOSAL_RULE, PROPOSAL_SAMPLING, AnchorTask
+
 MINDTWINS, EAGER, COMPILED, TIMM = "MindTwins", "torch eager", "torch.compile", "timm"
 ONNXRUNTIME, OPENVINO = "onnxruntime", "OpenVINO f32"
 PRECISIONS = ("fp32", "tf32", "fp16")
@@ -83,14 +85,41 @@ def anchor_targets(batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return labels, rng.standard_normal((batch, count, 4), np.float32)
 
 
+def pictured_objects(count: int, size: tuple[int, int], classes: int) -> tuple[np.ndarray, ...]:
+    """Targets of a Mask R-CNN: of seven made-up objects in each of some pictures (height, width).
+
+    As `mindtwins.detection.loader` has them: of anchors labels and deltas; and of the objects boxes
+    and labels, the pictures' sizes, masks, and seeds for what is drawn later.
+    """
+    rng = np.random.default_rng(0)
+    height, width = size
+    corners = rng.uniform(0, 0.6, (count, 7, 2)) * (width, height)
+    sides = rng.uniform(0.15, 0.4, (count, 7, 2)) * (width, height)
+    boxes = np.concatenate([corners, corners + sides], -1).astype(np.float32)
+    labels = rng.integers(0, classes, (count, 7)).astype(np.int32)
+    masks = rng.integers(0, 2, (count, 7, *size)).astype(np.uint8)
+    anchors = AnchorTask((4, 8, 16, 32, 64), (8.0,), 1, PROPOSAL_RULE, PROPOSAL_SAMPLING)
+    said = [
+        anchors.targets(own, of_class, size, size, rng)
+        for own, of_class in zip(boxes, labels, strict=True)
+    ]
+    of_anchors = (np.stack(kind) for kind in zip(*said, strict=True))
+    return *of_anchors, boxes, labels, np.array([size] * count, np.int32), masks, np.arange(count)
+
+
 def batch_of(work: Work) -> tuple[np.ndarray, ...]:
     """Images (batch, 3, size, size), and what they are.
 
-    That is classes of pixels, soft targets, or classes and deltas of anchors.
+    That is classes of pixels, soft targets, classes and deltas of anchors, or `pictured_objects`.
     """
-    images = normal(work.batch, 3, work.size, work.size)
+    side = work.size
+    if work.model.startswith("maskrcnn_"):
+        side = -(-side // 32) * 32  # as its loader pads
+    images = normal(work.batch, 3, side, side)
     if is_segmentor(work.model):
         return images, labels_of(work.batch, work.size)
+    if work.model.startswith("maskrcnn_"):
+        return images, *pictured_objects(work.batch, (side, side), OBJECT_CLASSES)
     if is_detector(work.model):
         return images, *anchor_targets(work.batch, work.size)
     return images, np.eye(CLASSES, dtype=np.float32)[np.arange(work.batch) % CLASSES]
@@ -125,7 +154,7 @@ def detector_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def torch_name(parameter: str) -> str:
-    """What the reference calls a classifier's parameter."""
+    """What the reference calls a parameter."""
     return parameter.replace(".gamma", ".weight").replace(".beta", ".bias")
 
 

@@ -37,7 +37,9 @@ from mindtwins.conversion.converter import from_torch
 from mindtwins.conversion.readers import read_source
 from mindtwins.detection.detections import Geometry
 from mindtwins.detection.detector import Detector
-from mindtwins.detection.loss import RetinaNetLoss
+from mindtwins.detection.loss import MaskRCNNLoss, RetinaNetLoss
+from mindtwins.detection.mask_rcnn import MaskRCNN
+from mindtwins.detection.regions import RegionChoice
 from mindtwins.detection.retinanet import RetinaNet
 from mindtwins.execution import set_precision, use_device
 from mindtwins.models.twins import ClassifierOutputs
@@ -45,7 +47,7 @@ from mindtwins.segmentation.loss import PixelCrossEntropy
 from mindtwins.segmentation.segmentor import SegmentorOutputs
 from mindtwins.tasks import KINDS, load_model
 from mindtwins.training.loss_scale import LossScale
-from mindtwins.training.step import MicroBatch, TrainStep, build_train_step
+from mindtwins.training.step import Complete, MicroBatch, TrainStep, build_train_step
 
 Call = Callable[[], object]
 
@@ -130,19 +132,30 @@ def _inference(work: Work, images: np.ndarray, *targets: np.ndarray) -> Call:
 def _training(work: Work, images: np.ndarray, *targets: np.ndarray) -> Call:
     """The step of `train.py`: the batch is copied to the device, the loss comes back."""
     scale = LossScale(65536.0, 2000, dynamic=True) if work.precision == "fp16" else None
-    step = _step(_create(work), scale)
+    model = _create(work)
+    choice = RegionChoice(model) if isinstance(model, MaskRCNN) else None
+    step = _step(model, scale, choice)
     return lambda: step([MicroBatch(images, targets)], RATE)
 
 
-def _step(model: nn.Cell, scale: LossScale | None = None) -> TrainStep:
+def _step(
+    model: nn.Cell, scale: LossScale | None = None, complete: Complete | None = None
+) -> TrainStep:
     loss: nn.Cell = SoftTargetCrossEntropy()
     if isinstance(model, RetinaNet):
         loss = RetinaNetLoss(OBJECT_CLASSES)
+    if isinstance(model, MaskRCNN):
+        loss = MaskRCNNLoss(model)
     if hasattr(model, "auxiliary_head"):
         weights = (1.0, AUXILIARY_WEIGHT)
         loss = PixelCrossEntropy(weights[:1] if model.auxiliary_head is None else weights)
     return build_train_step(
-        model.set_train(), loss, weight_decay=DECAY, clip_grad=CLIP, loss_scale=scale
+        model.set_train(),
+        loss,
+        weight_decay=DECAY,
+        clip_grad=CLIP,
+        loss_scale=scale,
+        complete=complete,
     )
 
 
@@ -211,12 +224,14 @@ def _amplify(model: nn.Cell) -> None:
 def train(device: str, model: str, folder: str, rates: list[float]) -> dict[str, list[float]]:
     """A step for each rate, from the weights and on the batch in the folder; the losses."""
     use_device(device)
-    cell = mindtwins.create_model(model)
+    make = mindtwins.create_detector if is_detector(model) else mindtwins.create_model
+    cell = make(model)
     with np.load(Path(folder, "start.npz")) as start:
         for parameter in cell.get_parameters():
             parameter.set_data(Tensor(start[torch_name(parameter.name)]))
     with np.load(Path(folder, "batch.npz")) as batch:
-        batches = [MicroBatch(batch["images"], batch["targets"])]
+        images, *targets = (batch[name] for name in batch.files)
+    batches = [MicroBatch(images, tuple(targets))]
     step = _step(cell)
     losses = [step(batches, rate).loss for rate in rates]
     final = {torch_name(parameter.name): parameter.asnumpy() for parameter in cell.get_parameters()}

@@ -11,17 +11,10 @@ from __future__ import annotations
 
 import statistics
 
-import numpy as np
-
 from benchmarks.command import Table, parser
+from benchmarks.inputs import normal, pictured_objects
 from benchmarks.timing import Cost, cost_of
-from mindtwins.detection.assignment import (
-    PROPOSAL_RULE,
-    PROPOSAL_SAMPLING,
-    SECOND_STAGE_SAMPLING,
-    AnchorTask,
-    Sampling,
-)
+from mindtwins.detection.assignment import SECOND_STAGE_SAMPLING, Sampling
 from mindtwins.detection.loss import MaskRCNNLoss
 from mindtwins.detection.mask_rcnn import MaskRCNN
 from mindtwins.detection.regions import RegionChoice
@@ -36,7 +29,7 @@ CASES = {
     "maskrcnn_svt_small": (1, 416, 672, 512),
 }
 QUICK = (1, 64, 64, 32)
-OBJECTS, CLASSES = 7, 10
+CLASSES = 10
 
 
 def main(argv: list[str]) -> None:
@@ -49,7 +42,8 @@ def main(argv: list[str]) -> None:
     table = Table("a step, and choosing its regions", "model", *columns)
     for name in ["maskrcnn_svt_tiny"] if options.quick else options.models:
         count, height, width, regions = QUICK if options.quick else CASES[name]
-        batch = made_up(count, height, width)
+        objects = pictured_objects(count, (height, width), CLASSES)
+        batch = MicroBatch(normal(count, 3, height, width), objects)
         model = create_detector(name, CLASSES, drop_path_rate=0.0).set_train()
         assert isinstance(model, MaskRCNN)
         choose = RegionChoice(model, Sampling(regions, SECOND_STAGE_SAMPLING.positive))
@@ -66,27 +60,6 @@ def main(argv: list[str]) -> None:
         case = f"{name}, {count} x {height} x {width}, {regions} regions"
         share = f"{100 * of_choice.cpu / of_step.cpu:.0f} %"
         table.row(case, f"{of_step.cpu:.2f}", f"{of_step.wall:.2f}", share)
-
-
-def made_up(count: int, height: int, width: int) -> MicroBatch:
-    """Noise with the targets of objects in it, as the loader gives them."""
-    rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 0.6, (count, OBJECTS, 2)) * (width, height)
-    sides = rng.uniform(0.15, 0.4, (count, OBJECTS, 2)) * (width, height)
-    boxes = np.concatenate([corners, corners + sides], -1).astype(np.float32)
-    labels = rng.integers(0, CLASSES, (count, OBJECTS)).astype(np.int32)
-    masks = rng.integers(0, 2, (count, OBJECTS, height, width)).astype(np.uint8)
-    anchors = AnchorTask(MaskRCNN.strides, MaskRCNN.scales, 1, PROPOSAL_RULE, PROPOSAL_SAMPLING)
-    size = height, width
-    said = [
-        anchors.targets(own, classes, size, size, rng)
-        for own, classes in zip(boxes, labels, strict=True)
-    ]
-    targets = (
-        *(np.stack(kind) for kind in zip(*said, strict=True)),
-        *(boxes, labels, np.array([size] * count, np.int32), masks, np.arange(count)),
-    )
-    return MicroBatch(rng.normal(size=(count, 3, *size)).astype(np.float32), targets)
 
 
 if __name__ == "__main__":

@@ -235,7 +235,10 @@ PARTS = {
         quick="maskrcnn_svt_tiny",
     ),
     "detection_training": Part(
-        ratios, ["retinanet_svt_small"], [("training", 512, 2)], quick="retinanet_svt_tiny"
+        ratios,
+        ["retinanet_svt_small", "maskrcnn_svt_small"],
+        [("training", 512, 2)],
+        quick="maskrcnn_svt_tiny",
     ),
     "conversion": Part(ratios, ["svt_large"], [("conversion", 0, 0)], others=(COPY,)),
     "first_calls": Part(

@@ -5,14 +5,18 @@ Where they do not, RoIAlign and suppression are the reference's own, of many ope
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.inputs import detector_weight
+from benchmarks.inputs import OBJECT_CLASSES, detector_weight
+from mindtwins.detection.assignment import mask_targets, sample_regions
 from mindtwins.reference import detection
 
+Outputs = tuple[Sequence[Tensor], Sequence[tuple[Tensor, Tensor]]]
 Detector = detection.RetinaNetReference | detection.MaskRCNNReference
 
 try:
@@ -51,6 +55,73 @@ def predict(model: Detector, images: Tensor) -> list[dict[str, Tensor]]:
     """The objects in each image, which is as large as its picture."""
     size = tuple(images.shape[2:])
     return [model.detect(image[None], size, torch.ones(4), size) for image in images]
+
+
+def loss_of(model: Detector) -> Callable[..., Tensor]:
+    """From what a detector gives in training, and targets, to its loss."""
+    if isinstance(model, detection.MaskRCNNReference):
+        return partial(mask_rcnn_loss, model)
+    return retinanet_loss
+
+
+def mask_rcnn_loss(
+    model: detection.MaskRCNNReference, outputs: Outputs, *targets: Tensor
+) -> Tensor:
+    """The loss of a batch with its regions, or of one that the model is still to propose them for.
+
+    Args:
+        targets: those of `mindtwins.detection.loss.MaskRCNNLoss`, or of the loader.
+    """
+    of_anchors, anchor_deltas, *rest = targets
+    regions = split_regions(*rest) if len(rest) == 4 else choose_regions(model, outputs, *rest)
+    return sum(model.losses(outputs, of_anchors, anchor_deltas, *regions).values(), torch.zeros(()))
+
+
+def split_regions(
+    rois: Tensor, labels: Tensor, deltas: Tensor, masks: Tensor
+) -> tuple[list[Tensor], ...]:
+    """The regions of each image, without what fills up the arrays."""
+    counted = labels >= 0
+    positive = (counted & (labels < OBJECT_CLASSES)).sum(1)
+    return (
+        [own[rows, 1:] for own, rows in zip(rois, counted, strict=True)],
+        [own[rows].long() for own, rows in zip(labels, counted, strict=True)],
+        [own[rows] for own, rows in zip(deltas, counted, strict=True)],
+        [own[:count] for own, count in zip(masks, positive, strict=True)],
+    )
+
+
+def choose_regions(
+    model: detection.MaskRCNNReference,
+    outputs: Outputs,
+    boxes: Tensor,
+    labels: Tensor,
+    sizes: Tensor,
+    masks: Tensor,
+    seeds: Tensor,
+) -> tuple[list[Tensor], ...]:
+    """The regions of each image among its proposals, with the same draws as MindTwins'.
+
+    What is chosen and what is to be said of it is arrays' work, and so MindTwins' own, which holds
+    neither framework; unlike there, the pass that is differentiated gives the proposals too.
+    """
+    chosen = []
+    for image, seed in enumerate(seeds.tolist()):
+        with torch.no_grad():
+            proposed = model.propose(*outputs, sizes[image].tolist(), image, per_level=2000)
+        found = sample_regions(
+            proposed.numpy(),
+            boxes[image].numpy(),
+            labels[image].numpy(),
+            OBJECT_CLASSES,
+            (0.1, 0.1, 0.2, 0.2),
+            np.random.Generator(np.random.Philox(seed)).permutation,
+        )
+        positive = found.boxes[: len(found.numbers)]
+        drawn = mask_targets(positive, found.numbers, masks[image].numpy())
+        arrays = (found.boxes, found.labels.astype(np.int64), found.deltas, drawn)
+        chosen.append([torch.from_numpy(array) for array in arrays])
+    return tuple(map(list, zip(*chosen, strict=True)))
 
 
 def retinanet_loss(outputs: Sequence[tuple[Tensor, Tensor]], *targets: Tensor) -> Tensor:

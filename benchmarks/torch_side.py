@@ -106,7 +106,7 @@ def _step(
 
     The batch is copied from the host each time; `half` autocasts to fp16.
     """
-    exempt = {n: p for n, p in model.named_parameters() if p.ndim == 1 or n.startswith("pos_block")}
+    exempt = {n: p for n, p in model.named_parameters() if p.ndim == 1 or "pos_block." in n}
     decayed = [p for n, p in model.named_parameters() if n not in exempt]
     groups = [
         {"params": decayed, "weight_decay": DECAY},
@@ -118,7 +118,7 @@ def _step(
     model.train()
     loss_of: Callable[..., Tensor] = F.cross_entropy
     if isinstance(model, torch_detection.Detector):
-        loss_of = torch_detection.retinanet_loss
+        loss_of = torch_detection.loss_of(model)
     elif not targets[0].is_floating_point():
         loss_of = _pixel_cross_entropy
 
@@ -194,11 +194,11 @@ def train(model: str, folder: str, rates: list[float], dtype: str) -> dict[str, 
     """A step for each rate on the batch in the folder; the losses. Start and end are written."""
     network = _create(model)
     _save(network, Path(folder, "start.npz"))
-    with np.load(Path(folder, "batch.npz")) as batch:
-        arrays = [torch.from_numpy(batch[name]) for name in ("images", "targets")]
     network.to(getattr(torch, dtype))
-    images, targets = (array.to(getattr(torch, dtype)) for array in arrays)
-    step = _step(network, network, False, images, targets)
+    with np.load(Path(folder, "batch.npz")) as batch:
+        arrays = [torch.from_numpy(batch[name]) for name in batch.files]
+    arrays = [a.to(getattr(torch, dtype)) if a.is_floating_point() else a for a in arrays]
+    step = _step(network, network, False, *arrays)
     losses = [step(rate) for rate in rates]
     _save(network, Path(folder, f"{dtype}.npz"))
     return {"losses": losses}

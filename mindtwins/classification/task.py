@@ -301,6 +301,10 @@ class Classification:
         config = self.config
         return count(config.model, config.image_size, config.num_classes)
 
+    def loaded_bytes(self) -> int:
+        """A picture in float32."""
+        return 4 * 3 * self.config.image_size**2
+
     def summary(self) -> str:
         """Parameters and multiply-adds per stage."""
         config = self.config

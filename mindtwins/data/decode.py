@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -118,6 +119,12 @@ def limit_pixels(max_pixels: int) -> None:
     """
     Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+def most_pixels() -> float:
+    """How many a picture may have; see `limit_pixels`. Pillow's None is no limit."""
+    limit = Image.MAX_IMAGE_PIXELS
+    return math.inf if limit is None else 2 * limit
 
 
 def describe_damage(error: Exception) -> str:

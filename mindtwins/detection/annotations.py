@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from mindtwins.data.decode import most_pixels
 from mindtwins.detection.run_lengths import SHORTEST_POLYGON, are_finite, describe_flaw
 from mindtwins.errors import UserError
 from mindtwins.files import read_file
@@ -60,8 +62,15 @@ def read_annotations(path: str | os.PathLike[str], masks: bool = False) -> Annot
     if len(set(map(type, images))) > 1:
         _refuse(path, "some of the image ids are numbers and some are texts")
     for image in images.values():
-        if image["width"] < 1 or image["height"] < 1:
-            _refuse(path, f"image {image['id']!r} is {image['width']} x {image['height']} pixels")
+        width, height = image["width"], image["height"]
+        if width < 1 or height < 1:
+            _refuse(path, f"image {image['id']!r} is {width} x {height} pixels")
+        if width * height > most_pixels():
+            raise UserError(
+                f"the annotation file {path} says that image {image['id']!r} is "
+                f"{_in_words(width)} x {_in_words(height)} pixels, but pictures of more than "
+                f"{most_pixels()} are refused: correct it, or allow it with --max_pixels"
+            )
     names = {number: " ".join(category["name"].split()) for number, category in categories.items()}
     name, count = Counter(names.values()).most_common(1)[0]
     if count > 1:
@@ -98,7 +107,8 @@ def _entries(data: dict[str, Any], kind: str, path: str) -> dict[Any, dict[str, 
     found: dict[Any, dict[str, Any]] = {}
     for place, entry in enumerate(entries):
         for field, types in _FIELDS[kind].items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(field), types):
+            value = entry.get(field) if isinstance(entry, dict) else None
+            if not isinstance(value, types) or isinstance(value, bool):
                 meant = " or ".join(_KINDS[one] for one in types)
                 _refuse(path, f"entry {place} of {kind} has no {field!r} that is {meant}")
         if entry["id"] in found:
@@ -140,6 +150,11 @@ def _complete(
         if flaw:
             _refuse(path, f"{what} {flaw}")
     return complete
+
+
+def _in_words(number: int) -> str:
+    """A whole number, however long."""
+    return str(number) if number < 10**20 else f"10^{math.floor(math.log10(number))}"
 
 
 def _refuse(path: str, what: str) -> NoReturn:

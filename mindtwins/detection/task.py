@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -25,7 +26,7 @@ from mindtwins.detection.assignment import (
     AnchorTask,
     Sampling,
 )
-from mindtwins.detection.complexity import count, format_summary
+from mindtwins.detection.complexity import count, count_anchors, format_summary
 from mindtwins.detection.dataset import CocoDataset, find_coco
 from mindtwins.detection.detector import Detector
 from mindtwins.detection.digits import find_digits, write_detection_digits
@@ -54,6 +55,9 @@ from mindtwins.training.recipe import (
 )
 from mindtwins.training.recorded import as_trained, describe_use, record, states
 from mindtwins.training.step import Complete
+
+# Whose masks a batch has room for in each picture: as many as its fullest has. COCO's mean is 7.
+MANY_OBJECTS = 20
 
 
 class DetectionTask:
@@ -321,6 +325,13 @@ class DetectionTask:
             regions=sampling.count,
             masks=sampling.most_positive,
         )
+
+    def loaded_bytes(self) -> int:
+        """A picture, a label and deltas of each anchor, and the objects' masks."""
+        scale = SCALE if self.config.multi_scale else self.config.resize_scale
+        anchors = count_anchors(self.config.model, scale)
+        masks = MANY_OBJECTS if self._has_masks() else 0
+        return (4 * 3 + masks) * math.prod(scale) + 4 * 5 * anchors
 
     def summary(self) -> str:
         """Parameters and multiply-adds per part, at the scale of the pictures."""

@@ -400,9 +400,14 @@ class MaskRCNNReference(nn.Module):
         named = {"regions": features, "classes": classes, "boxes": moves, "masks": masks}
         return outputs | named
 
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """The levels of the pyramid, and of each the proposals' logits and deltas."""
+        levels = self.neck(self.backbone(images))
+        return levels, [self.rpn_head(level) for level in levels]
+
     def losses(
         self,
-        images: Tensor,
+        outputs: tuple[Sequence[Tensor], Sequence[tuple[Tensor, Tensor]]],
         anchor_labels: Tensor,
         anchor_deltas: Tensor,
         boxes: Sequence[Tensor],
@@ -413,7 +418,7 @@ class MaskRCNNReference(nn.Module):
         """The five losses of a training step, whose sum is its loss.
 
         Args:
-            images: (N, C, H, W).
+            outputs: for the images, see `forward`.
             anchor_labels: (N, n): 0 for an object, 1 for none, -1 for what is not sampled.
             anchor_deltas: (N, n, 4), to the objects.
             boxes: the sampled regions (r, 4) of each image.
@@ -421,11 +426,9 @@ class MaskRCNNReference(nn.Module):
             deltas: to the objects, (r, 4).
             masks: 0 or 1, (p, 28, 28), of the regions that are of an object.
         """
-        levels = self.neck(self.backbone(images))
-        logits, moves = (
-            torch.cat(parts, 1)
-            for parts in zip(*(self.rpn_head(level) for level in levels), strict=True)
-        )
+        levels, heads = outputs
+        pool = self.operators.pool
+        logits, moves = (torch.cat(parts, 1) for parts in zip(*heads, strict=True))
         has_object, counts = anchor_labels == 0, anchor_labels >= 0
         sampled = sum(
             max(int((own == label).sum()), 1) for own in anchor_labels for label in (0, 1)
@@ -457,16 +460,22 @@ class MaskRCNNReference(nn.Module):
         }
 
     def propose(
-        self, levels: Sequence[Tensor], size: Sequence[int], per_level: int = 1000
+        self,
+        levels: Sequence[Tensor],
+        heads: Sequence[tuple[Tensor, Tensor]],
+        size: Sequence[int],
+        image: int = 0,
+        per_level: int = 1000,
     ) -> Tensor:
-        """The pyramid of one image -> the at most 1000 proposals (n, 4), best first."""
+        """What `forward` gives -> the at most 1000 proposals (n, 4) of an image, best first."""
         boxes, scores, groups = [], [], []
-        for number, (level, stride) in enumerate(zip(levels, (4, 8, 16, 32, 64), strict=True)):
-            logits, deltas = self.rpn_head(level)
-            likely, order = logits[0].sigmoid().sort(descending=True)
+        strides = (4, 8, 16, 32, 64)
+        for number, (level, head, stride) in enumerate(zip(levels, heads, strides, strict=True)):
+            logits, deltas = (output[image] for output in head)
+            likely, order = logits.sigmoid().sort(descending=True)
             order = order[:per_level]
             anchors = anchors_of(level.shape[-2:], stride, [8])
-            boxes.append(decode(anchors[order].to(level), deltas[0, order], (1, 1, 1, 1), size))
+            boxes.append(decode(anchors[order].to(level), deltas[order], (1, 1, 1, 1), size))
             scores.append(likely[:per_level])
             groups.append(torch.full((len(order),), number))
         joined, nms = torch.cat(boxes), self.operators.nms
@@ -477,8 +486,8 @@ class MaskRCNNReference(nn.Module):
         self, image: Tensor, size: Sequence[int], scale: Tensor, original: Sequence[int]
     ) -> dict[str, Tensor]:
         """As `RetinaNetReference.detect`, with "masks" and, before all, "proposals"."""
-        levels = self.neck(self.backbone(image))
-        regions = self.propose(levels, size)
+        levels, heads = self(image)
+        regions = self.propose(levels, heads, size)
         pool, _, paste = self.operators
         logits, deltas = self.roi_head.bbox_head(pool(levels, 0, regions, 7))
         deltas = deltas.unflatten(1, (self.num_classes, 4))

@@ -324,6 +324,10 @@ class Segmentation:
         config = self.config
         return count(config.model, config.image_size, config.num_classes)
 
+    def loaded_bytes(self) -> int:
+        """A crop in float32."""
+        return 4 * 3 * self.config.image_size**2
+
     def summary(self) -> str:
         """Parameters and multiply-adds per part, at the size of the training crops."""
         config = self.config

@@ -84,7 +84,7 @@ class Trainer:
         self.config = config
         task = create_task(config)
         ranks_here = self.world.ranks_here()
-        self._memory_doubt = check_memory(task.parts(), config, ranks_here, free_memory())
+        self._memory_doubt = check_memory(task, ranks_here, free_memory())
         train_data, test_data = task.find_data("train"), task.find_data("val")
         task.check_same_classes(train_data, test_data)
         # A task fills in what the recipe leaves open; its class stays.

@@ -6,20 +6,18 @@ the model and the image size within a few percent, the rest from the number of p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindtwins.config import Config
 from mindtwins.errors import UserError
-from mindtwins.models.complexity import Part
+from mindtwins.training.task import Task
 
 GB, MB = 1e9, 1e6
 # What the compiler leaves behind, and what each parameter takes: itself, its gradient, two moments.
 FIXED, PER_PARAMETER, PER_AVERAGE = 0.5 * GB, 16, 4
 # fp16 on a CPU keeps float32 beside it; above O1 the attention goes through MindSpore's operators.
 HALF_PRECISION = {"O0": 1.0, "O1": 1.3, "O2": 4.3, "O3": 4.3}
-# Batches of float32 images on their way from the workers to the step.
+# Batches on their way from the workers to the step.
 BATCHES_AHEAD = 4
 # An estimate of so many times the free memory is refused; below it may be the estimate that errs.
 FAR_ABOVE = 1.5
@@ -37,21 +35,21 @@ class Estimate:
         return self.fixed + images * self.per_image
 
 
-def estimate(parts: Sequence[Part], config: Config) -> Estimate:
-    """What the training of a model takes on a CPU; `parts` are counted for one image."""
+def estimate(task: Task) -> Estimate:
+    """What the training of a task's model takes on a CPU."""
+    parts, config = task.parts(), task.config
     parameters = sum(part.parameters for part in parts)
     kept = sum(part.kept for part in parts) * 4 * HALF_PRECISION[config.amp_level]
-    ahead = BATCHES_AHEAD * 4 * 3 * config.image_size**2
+    ahead = BATCHES_AHEAD * task.loaded_bytes()
     per_parameter = PER_PARAMETER + PER_AVERAGE * config.ema
     return Estimate(FIXED + parameters * per_parameter, kept + ahead)
 
 
-def check_memory(parts: Sequence[Part], config: Config, ranks: int, free: int | None) -> str | None:
+def check_memory(task: Task, ranks: int, free: int | None) -> str | None:
     """Compare what the ranks of this machine will take with what is free.
 
     Args:
-        parts: of the model, counted for one image.
-        config: the recipe.
+        task: with the recipe.
         ranks: how many of them share the memory.
         free: in bytes; None if it is not known.
 
@@ -61,10 +59,11 @@ def check_memory(parts: Sequence[Part], config: Config, ranks: int, free: int | 
     Raises:
         UserError: it will not be enough.
     """
+    config = task.config
     # With a frozen backbone hardly anything is kept, on other devices memory is their own.
     if free is None or config.device_target != "CPU" or config.freeze_backbone:
         return None
-    needed = estimate(parts, config)
+    needed = estimate(task)
     total = ranks * needed.of(config.batch_size)
     if total <= free:
         return None

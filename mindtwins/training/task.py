@@ -171,5 +171,8 @@ class Task(Protocol[Data, Found]):
     def parts(self) -> list[Part]:
         """The parts of the model, counted for one training image."""
 
+    def loaded_bytes(self) -> int:
+        """What a training image and its targets take on their way from the workers to the step."""
+
     def summary(self) -> str:
         """The model's parameters and multiply-adds as a table."""

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import torch_detection
+from benchmarks import mindspore_side, torch_detection
 from benchmarks.inputs import OBJECT_CLASSES, Work, batch_of, boxes_of
+from mindtwins.detection.mask_rcnn import MaskRCNN
+from mindtwins.detection.regions import RegionChoice
 from mindtwins.reference import detection
+from mindtwins.training.step import MicroBatch
 
 FIXTURES = Path(__file__).parents[1] / "detection" / "fixtures"
 BOXES = torch.from_numpy(boxes_of(60)[0])
@@ -49,6 +52,25 @@ def test_torchvision_s_operators_are_the_reference_s():
     ours, theirs = torch_detection.operators(), detection.Operators()
     torch.testing.assert_close(ours.pool(levels, 0, BOXES, 7), theirs.pool(levels, 0, BOXES, 7))
     assert torch.equal(ours.nms(BOXES, scores, 0.5), theirs.nms(BOXES, scores, 0.5))
+
+
+@pytest.mark.slow
+def test_regions_are_chosen_as_by_mindtwins():
+    """Each side's own proposals give the loss of the other's."""
+    name = "maskrcnn_svt_tiny"
+    arrays = batch_of(Work("CPU", "fp32", name, "training", 64, 2))
+    ours = mindspore_side._filled_detector(name).set_train()
+    assert isinstance(ours, MaskRCNN)
+    completed = RegionChoice(ours)(MicroBatch(arrays[0], arrays[1:])).targets
+    assert all((labels >= 0).sum() > 50 for labels in completed[3])
+    model = torch_detection.create(name)
+    images, *targets = map(torch.from_numpy, arrays)
+    with torch.no_grad():
+        outputs = model(images)
+        loss_of = torch_detection.loss_of(model)
+        found = loss_of(outputs, *targets)
+        expected = loss_of(outputs, *map(torch.from_numpy, completed))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("size", [64, 73, 512])

@@ -14,7 +14,7 @@ from coco_files import annotation, content
 from PIL import Image
 from pycocotools import mask as mask_tools
 
-from mindtwins.data.decode import UnreadableImage
+from mindtwins.data.decode import UnreadableImage, limit_pixels
 from mindtwins.detection import cocotools
 from mindtwins.detection.annotations import read_annotations
 from mindtwins.detection.dataset import CocoDataset, find_coco
@@ -266,6 +266,42 @@ def test_files_that_contradict_themselves(coco_folder: Path, change: Change, mes
     path = re.escape(str(coco_folder / "annotations.json"))
     with pytest.raises(UserError, match=f"{path} is not in COCO's format: .*{re.escape(message)}"):
         dataset(coco_folder, masks=True)
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0, r"image 11 is \d+ x \d+ pixels"),
+        (-64, r"image 11 is -?\d+ x -?\d+ pixels"),
+        *(
+            (value, "entry 1 of images has no '(width|height)' that is a whole number")
+            for value in ("64", 64.0, True, None, float("nan"), float("inf"), [64])
+        ),
+        (10**9, r"image 11 is .*\b1000000000\b.* pixels, .* more than 178956970 are refused"),
+        (10**400, r"image 11 is .*10\^400.* pixels, .* or allow it with --max_pixels"),
+    ],
+)
+def test_sizes_that_no_picture_has(
+    coco_folder: Path, side: str, value: object, message: str
+) -> None:
+    data = content()
+    data["images"][1][side] = value
+    rewrite(coco_folder, data)
+    with pytest.raises(UserError, match=message) as refused:
+        dataset(coco_folder)
+    assert "annotations.json" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_limit_of_pixels_is_the_recipes(
+    coco_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back
+    limit_pixels(70 * 50)
+    assert len(dataset(coco_folder)) == 5
+    limit_pixels(70 * 50 - 2)
+    with pytest.raises(UserError, match=r"image 13 is 70 x 50 pixels, .* more than 3498 are"):
+        dataset(coco_folder)
 
 
 def test_segmentations_are_checked_where_they_are_needed(coco_folder: Path) -> None:

@@ -125,9 +125,7 @@ def test_proposals():
     outputs = ([x.asnumpy() for x in values] for values in (logits, deltas))
     (found,) = detector.propose(*outputs, (96, 128), [(90, 125)])
     with torch.no_grad():
-        expected = reference.propose(
-            reference.neck(reference.backbone(torch.from_numpy(images))), (90, 125)
-        ).numpy()
+        expected = reference.propose(*reference(torch.from_numpy(images)), (90, 125)).numpy()
     assert len(found) == len(expected) > 300
     nearest = abs(found[:, None] - expected[None]).max(2).min(1)
     assert (nearest < 1e-3).mean() > 0.99

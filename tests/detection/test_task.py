@@ -231,8 +231,8 @@ def test_products_and_parameters() -> None:
     recipe = {"task": "detection", "model": "maskrcnn_svt_small", "num_classes": 80}
     recipe |= {"resize_scale": (1024, 1024), "region_samples": 256}
     trained = create_task(TrainConfig(**recipe)).parts()[-2:]
-    assert trained[0].kept == box.kept * 256 / 1000
-    assert trained[1].kept == mask.kept * 64 / 100
+    assert trained[0].kept == pytest.approx(box.kept * 256 / 1000, abs=1)
+    assert trained[1].kept == pytest.approx(mask.kept * 64 / 100, abs=1)
 
 
 @pytest.mark.endurance

@@ -55,6 +55,33 @@ def test_conv3x3_rounds_little_more_than_torch(formulation):
         assert error < 3
 
 
+@pytest.mark.parametrize("size", [(9, 36), (16, 1), (31, 7)])
+@pytest.mark.parametrize("formulation", FORMULATIONS[1:])
+def test_conv3x3_of_zeros_is_zero(formulation, size):
+    """Not what is left when sums cancel: Adam would make whole steps of that."""
+    with layers.use_formulation(formulation):
+        layer = layers.Conv3x3(18, 21, has_bias=False)
+    rng = np.random.default_rng(0)
+    x, dy = tokens(2, *size, 18), tokens(2, *size, 21)
+    for values in (x, dy):  # few numbers at few pixels
+        values *= (rng.random(values.shape) < 0.1) & (rng.random((2, *size, 1)) < 0.3)
+    found = ms.grad(WeightedSum(layer, dy), 0, layer.trainable_params())(Tensor(x))
+    out = layer(Tensor(x)).asnumpy()
+    source = torch.from_numpy(x).double().requires_grad_()
+    kernel = torch.from_numpy(layer.weight.asnumpy()).double().requires_grad_()
+    expected = torch.nn.functional.conv2d(source.permute(0, 3, 1, 2), kernel, padding=1)
+    expected = expected.permute(0, 2, 3, 1)
+    expected.backward(torch.from_numpy(dy).double())
+    for actual, exact in (
+        (out, expected.detach()),
+        (found[0].asnumpy(), source.grad),
+        (found[1][0].asnumpy(), kernel.grad),
+    ):
+        np.testing.assert_array_equal(actual == 0, exact.numpy() == 0)
+        assert 0 < (actual == 0).mean() < 1
+        np.testing.assert_allclose(actual, exact.numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_weights_start_as_he_fan_out():
     conv = layers.Conv3x3(64, 32, has_bias=False)
     assert conv.bias is None

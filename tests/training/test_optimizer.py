@@ -45,6 +45,17 @@ def test_steps_equal_torchs():
     assert optimizer.step.asnumpy() == 30
 
 
+def test_a_constant_gradient_makes_steps_of_the_rate():
+    """To rounding, with the betas of the recipes: 1 - beta ** t has few digits for small t."""
+    weight = Parameter(Tensor(np.zeros(2, np.float32)), name="p")
+    optimizer = AdamW([Group(weight, 0.0, 1.0)])
+    gradient = ms.mutable((Tensor(np.float32([3.0, -400.0])),))
+    for _ in range(200):
+        weight.set_data(Tensor(np.zeros(2, np.float32)))
+        optimizer(gradient, Tensor(0.5, ms.float32))
+        np.testing.assert_allclose(weight.asnumpy(), [-0.5, 0.5], rtol=1e-6)
+
+
 def test_state_is_named_after_the_parameters():
     optimizer = AdamW([Group(Parameter(Tensor([1.0]), name="head.bias"), 0.0, 1.0)])
     assert [p.name for p in optimizer.get_parameters()] == [

@@ -9,6 +9,9 @@
 // Tiles are worked on strip by strip, so that V and M, which are four times as large as the maps,
 // are never kept. The gradient by the input is the convolution with the kernels turned by 180
 // degrees; that by the weight is G^T (V^T (A dy A^T)) G, V being made again.
+//
+// What the definition makes of zeros alone, as behind ReLUs, would here be what is left when rounded
+// sums cancel. Adam divides a gradient by its size and would make whole steps of that, so it is 0.
 
 #include "product.h"
 
@@ -183,6 +186,80 @@ void transform_weight(const float* weight, int64_t in, int64_t out, bool transpo
   });
 }
 
+// Makes 0 the pixels of y (B, H, W, out) around which all of x (B, H, W, in) is 0.
+void clear_pixels(const float* x, const int64_t* shape, int64_t in, int64_t out, float* y) {
+  const int64_t height = shape[1], width = shape[2], pixels = product(shape, 3);
+  std::vector<char> is_set(pixels);
+  parallel(pixels, ROWS, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; p++)
+      is_set[p] = std::any_of(x + p * in, x + (p + 1) * in, [](float value) { return value != 0; });
+  });
+  const auto sees = [&](int64_t p) {
+    const int64_t row = p / width % height, column = p % width;
+    for (int64_t i = row > 0 ? -1 : 0; i <= (row + 1 < height); i++)
+      for (int64_t j = column > 0 ? -1 : 0; j <= (column + 1 < width); j++)
+        if (is_set[p + i * width + j]) return true;
+    return false;
+  };
+  for (int64_t p = 0; p < pixels; p++)
+    if (!is_set[p] && !sees(p)) std::fill(y + p * out, y + (p + 1) * out, 0.f);
+}
+
+// Which numbers of maps (B, H, W, C) are not 0: bits of 32 pixels in a word, word w of channel c at
+// w * row + c. After each row of pixels comes an empty one, after each image an empty row, so that
+// pixels and their neighbors are as far apart everywhere.
+struct Support {
+  Support(const float* x, const int64_t* shape, int64_t channels)
+      : stride(shape[2] + 1), row(round_up(channels)), first(stride / 32 + 1),
+        last(first + (shape[0] * (shape[1] + 1) * stride + 31) / 32), words((last + first + 1) * row) {
+    const int64_t height = shape[1], width = shape[2];
+    parallel(last - first, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t bit = 32 * begin; bit < 32 * end; bit++) {
+        const int64_t line = bit / stride, column = bit % stride, image = line / (height + 1);
+        if (image >= shape[0] || line % (height + 1) == height || column == width) continue;
+        const float* pixel = x + ((line - image) * width + column) * channels;
+        uint32_t* word = &words[(first + bit / 32) * row];
+        for (int64_t c = 0; c < channels; c += V) {
+          const IntVec is_set = mindtwins::load(pixel + c, channels - c) != Vec{};
+          const IntVec all = load(word + c) | (is_set & int32_t(1u << bit % 32));
+          std::memcpy(word + c, &all, sizeof all);
+        }
+      }
+    });
+  }
+
+  static IntVec load(const uint32_t* p) {
+    IntVec v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+
+  // Those of channel c that are `distance` after the pixels of word w.
+  int32_t shifted(int64_t w, int64_t c, int64_t distance) const {
+    const int64_t bit = 32 * w + distance;
+    const uint32_t* word = &words[bit / 32 * row + c];
+    return int32_t((uint64_t(word[row]) << 32 | word[0]) >> bit % 32);
+  }
+
+  int64_t stride, row, first, last;  // the words from `first` to `last` have pixels
+  std::vector<uint32_t> words;
+};
+
+// In which of the channels o .. of y there is a pixel that is not 0 where x has one of channel c
+// `distance` after it.
+IntVec overlap(const Support& x, int64_t c, const Support& y, int64_t o, int64_t distance) {
+  IntVec found{};
+  for (int64_t w = y.first; w < y.last; w++) {
+    const int32_t word = x.shifted(w, c, distance);
+    if (!word) continue;
+    found |= Support::load(&y.words[w * y.row + o]) & word;
+    int missing = 0;
+    for (int i = 0; i < V; i++) missing += found[i] == 0;
+    if (!missing) break;
+  }
+  return found != 0;
+}
+
 // Maps (B, H, W, in) -> (B, H, W, out), by the transformed weight.
 void convolve(const float* x, const float* u, const int64_t* shape, int64_t in, int64_t out,
               float* y) {
@@ -204,6 +281,7 @@ void convolve(const float* x, const float* u, const int64_t* shape, int64_t in, 
     }
     transform_output(tiles, m.data(), after, out, begin, end - begin, y);
   });
+  clear_pixels(x, shape, in, out, y);
 }
 
 // x (B, H, W, in), dy (B, H, W, out) -> dweight (out, in, 3, 3)
@@ -214,6 +292,7 @@ void weight_gradient(const float* x, const float* dy, const int64_t* shape, int6
   const Layout before(strip, in);
   Scratch v(before.size()), m(POINTS * panels(out) * strip * PANEL);
   Buffer du(POINTS * in * width);
+  const Support of_x(x, shape, in), of_dy(dy, shape, out);
   for (int64_t first = 0; first < tiles.count; first += strip) {
     const int64_t count = std::min(strip, tiles.count - first);
     parallel(count, 16, [&](int64_t begin, int64_t end) {
@@ -252,6 +331,10 @@ void weight_gradient(const float* x, const float* dy, const int64_t* shape, int6
           taps[3 * i] = rows[i][0] + total;
           taps[3 * i + 1] = (rows[i][1] - rows[i][2]) * 0.5f;
           taps[3 * i + 2] = total + rows[i][3];
+        }
+        for (int tap = 0; tap < 9; tap++) {
+          const int64_t distance = (tap / 3 - 1) * of_x.stride + tap % 3 - 1;
+          taps[tap] = overlap(of_x, c, of_dy, o, distance) ? taps[tap] : Vec{};
         }
         for (int64_t n = 0; n < std::min<int64_t>(V, out - o); n++)
           for (int tap = 0; tap < 9; tap++) dweight[((o + n) * in + c) * 9 + tap] = taps[tap][n];
