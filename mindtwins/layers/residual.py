@@ -39,6 +39,21 @@ def add_mlp(x: Tensor, norm: LayerNorm, fc1: DenseGELU, fc2: Dense) -> Tensor:
     return kernels.mlp(x, *numbers, norm.epsilon_tensor)
 
 
+def add_mlp_to_learn(
+    x: Tensor, norm: LayerNorm, fc1: DenseGELU, fc2: Dense, drop_path_mask: Tensor | None
+) -> Tensor:
+    """`add_branch(x, fc2(fc1(norm(x))), drop_path_mask)` by one kernel; see `add_mlp`.
+
+    It keeps what enters GELU, so that its gradient computes no product again.
+    """
+    if drop_path_mask is None:
+        factors = ops.ones(x.shape[:1], x.dtype)
+    else:
+        factors = ops.cast(drop_path_mask, x.dtype)
+    numbers = (norm.gamma, norm.beta, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+    return kernels.mlp_training(x, *numbers, factors, norm.epsilon_tensor)[0]
+
+
 def add_window_attention(
     x: Tensor,
     norm: LayerNorm,

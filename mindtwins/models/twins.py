@@ -29,6 +29,7 @@ from mindtwins.layers import (
     add_branch,
     add_global_attention,
     add_mlp,
+    add_mlp_to_learn,
     add_subsampled_attention,
     add_window_attention,
     can_join,
@@ -281,9 +282,9 @@ class Block(nn.Cell):
 
     @decided_in_python
     def joins_mlp(self) -> bool:
-        """The same of the second branch."""
+        """Whether the second branch is one operation: where there is a kernel."""
         mlp = self.mlp
-        if self.training or type(mlp) not in self._joinable:
+        if type(mlp) not in self._joinable:
             return False
         return can_join(mlp, {self.norm2: LayerNorm, mlp.fc1: DenseGELU, mlp.fc2: Dense})
 
@@ -294,6 +295,8 @@ class Block(nn.Cell):
             x = self.attn.add_to(x, self.norm1)
         else:
             x = add_branch(x, self.attn(self.norm1(x)), attn_drop_path)
+        if self.joins_mlp and self.training:
+            return add_mlp_to_learn(x, self.norm2, self.mlp.fc1, self.mlp.fc2, mlp_drop_path)
         if self.joins_mlp and mlp_drop_path is None:
             return add_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2)
         return add_branch(x, self.mlp(self.norm2(x)), mlp_drop_path)

@@ -79,11 +79,14 @@ def check_dense(library, rng, rows: int, depth: int, columns: int) -> None:
         results.append(
             call(library.dense, [x, weight, bias], (rows, columns))
             + call(library.dense_gradient, [dout, x, weight], x.shape, weight.shape, (columns,))
+            + call(library.weight_gradient, [dout, x, weight], weight.shape, (columns,))
         )
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(one, two)
-    out, grad_x, grad_weight, grad_bias = results[0]
+    out, grad_x, grad_weight, grad_bias, *the_same = results[0]
+    for one, two in zip((grad_weight, grad_bias), the_same, strict=True):
+        np.testing.assert_array_equal(one, two)
     x64, weight64, bias64, dout64 = exact([x, weight, bias, dout])
     assert_close(out, x64 @ weight64.T + bias64, depth)
     assert_close(grad_x, dout64 @ weight64, columns)
@@ -91,14 +94,15 @@ def check_dense(library, rng, rows: int, depth: int, columns: int) -> None:
     assert_close(grad_bias, dout64.sum(0), rows)
 
 
-def on_threads(library, operator, inputs: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """The output, of this shape, which must have the same bits on 1, 2 and 3 threads."""
+def on_threads(library, operator, inputs: list[np.ndarray], *shapes) -> list[np.ndarray]:
+    """The outputs, of these shapes, which must have the same bits on 1, 2 and 3 threads."""
     results = []
     for threads in (1, 2, 3):
         library.mindtwins_set_threads(threads)
-        results += call(operator, inputs, shape)
+        results.append(call(operator, inputs, *shapes))
     for other in results[1:]:
-        np.testing.assert_array_equal(results[0], other)
+        for one, two in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
     return results[0]
 
 
@@ -124,11 +128,48 @@ def check_mlp(library, rng, rows: int, channels: int, hidden: int) -> None:
     x, gamma, beta = filled(rng, rows, channels), filled(rng, channels), filled(rng, channels)
     first, second = layer(rng, hidden, channels), layer(rng, channels, hidden)
     inputs = [x, gamma, beta, *first, *second, number(1e-3)]
-    result = on_threads(library, library.mlp, inputs, x.shape)
+    (result,) = on_threads(library, library.mlp, inputs, x.shape)
     x, gamma, beta, weight1, bias1, weight2, bias2, epsilon = exact(inputs)
-    hidden_numbers = norm(x, gamma, beta, epsilon) @ weight1.T + bias1
-    hidden_numbers *= (1 + np.vectorize(math.erf)(hidden_numbers / np.sqrt(2))) / 2
-    assert_close(result, x + hidden_numbers @ weight2.T + bias2, hidden)
+    before = norm(x, gamma, beta, epsilon) @ weight1.T + bias1
+    branch = before * normal_distribution(before) @ weight2.T + bias2
+    assert_close(result, x + branch, hidden)
+
+
+def check_mlp_training(library, rng, images: int, tokens: int, channels: int, hidden: int) -> None:
+    """What is kept and made for the gradient; that MindSpore adds it up, others see to."""
+    x, gamma, beta = (
+        filled(rng, images, tokens, channels),
+        filled(rng, channels),
+        filled(rng, channels),
+    )
+    first, second = layer(rng, hidden, channels), layer(rng, channels, hidden)
+    factors, epsilon, dout = filled(rng, images), number(1e-3), filled(rng, *x.shape)
+    wide = (images, tokens, hidden)
+    inputs = [x, gamma, beta, *first, *second, factors, epsilon]
+    result, before = on_threads(library, library.mlp_training, inputs, x.shape, wide)
+    numbers = [dout, x, filled(rng, *wide), gamma, beta, first[0], second[0], factors, epsilon]
+    numbers[2][...] = before
+    gradients = on_threads(
+        library, library.mlp_gradient, numbers, wide, x.shape, x.shape, wide, x.shape
+    )
+    x, gamma, beta, weight1, bias1, weight2, bias2, factors, epsilon = exact(inputs)
+    normal = norm(x, gamma, beta, epsilon)
+    before64 = normal @ weight1.T + bias1
+    after = before64 * normal_distribution(before64)
+    assert_close(before, before64, channels)
+    scale = factors[:, None, None]
+    assert_close(result, x + scale * (after @ weight2.T + bias2), hidden)
+    grad_branch = dout.astype(np.float64) * scale
+    density = np.exp(-(before64**2) / 2) / np.sqrt(2 * np.pi)
+    slope = normal_distribution(before64) + before64 * density
+    grad_before = grad_branch @ weight2 * slope
+    expected = (after, normal, grad_branch, grad_before, grad_before @ weight1)
+    for actual, numbers64 in zip(gradients, expected, strict=True):
+        assert_close(actual, numbers64, hidden + channels)
+
+
+def normal_distribution(x: np.ndarray) -> np.ndarray:
+    return (1 + np.vectorize(math.erf, otypes=[float])(x / np.sqrt(2))) / 2
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, mask=0) -> np.ndarray:
@@ -149,7 +190,7 @@ def check_window_branch(library, rng, shape, heads: int, side: int, masked: bool
     layers = [*layer(rng, 3 * channels, channels), *layer(rng, channels, channels)]
     sizes = np.array([heads, side], np.int32)
     inputs = [filled(rng, *shape), *norms, *layers, mask, sizes, guarded((side, side)), number(0.1)]
-    result = on_threads(library, library.window_branch, inputs, shape)
+    (result,) = on_threads(library, library.window_branch, inputs, shape)
     x, gamma, beta, weight1, bias1, weight2, bias2, masks, _, _, epsilon = exact(inputs)
     normal = np.zeros((batch, rows * side, columns * side, channels))
     normal[:, :height, :width] = norm(x, gamma, beta, epsilon)
@@ -181,7 +222,7 @@ def check_global_branch(library, rng, shape, heads: int, side: int) -> None:
         epsilons.append(number(0.2))
     inputs += [np.array([heads], np.int32), *epsilons]
     operator = library.subsampled_branch if side else library.global_branch
-    result = on_threads(library, operator, inputs, shape)
+    (result,) = on_threads(library, operator, inputs, shape)
     x, gamma, beta, weight1, bias1, weight2, bias2, weight3, bias3, *rest = exact(inputs)
     normal = summary = norm(x, gamma, beta, epsilons[0])
     if side:
@@ -217,6 +258,8 @@ def main(path: str) -> None:
         call(operator, [filled(rng, *shape) for shape in inputs], out)  # no row at all
     for sizes in ((1, 1, 1), (49, 20, 70), (13, 33, 9), (257, 20, 70), (400, 33, 97)):
         check_mlp(library, rng, *sizes)
+    for sizes in ((1, 1, 1, 1), (3, 17, 20, 70), (1, 49, 33, 9), (2, 113, 8, 40), (5, 81, 33, 97)):
+        check_mlp_training(library, rng, *sizes)
     # Few tokens and many, whole windows and padded ones, all groups of images and a part of one.
     for shape, *rest in (
         ((1, 1, 1, 1), 1, 1, False),

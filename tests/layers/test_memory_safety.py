@@ -64,6 +64,8 @@ def calls(batch: int, height: int, width: int, channels: int) -> list[tuple]:
             *(x, c, c, floats(hidden, channels), floats(hidden), floats(channels, hidden), c),
             EPSILON,
         ),
+        *mlp_training(x, hidden),
+        ("weight_gradient", floats(batch, height, width, hidden), x, floats(hidden, channels)),
         ("scale", x, floats(batch, channels)),
         ("layer_norm", x, c, c, EPSILON),
         ("layer_norm_gradient", x, x, c, EPSILON),
@@ -97,6 +99,18 @@ def calls(batch: int, height: int, width: int, channels: int) -> list[tuple]:
         ("cross_entropy_gradient", floats(*large[:2]), x, labels, rows, columns),
         ("roi_align", *levels, regions, floats(5, 5)),
         ("roi_align_gradient", floats(7, 5, 5, channels), *levels, regions),
+    ]
+
+
+def mlp_training(x: np.ndarray, hidden: int) -> list[tuple]:
+    """An MLP and its gradient."""
+    batch, *_, c = x.shape
+    norm, factors, before = (floats(c), floats(c)), floats(batch), floats(*x.shape[:-1], hidden)
+    first, second = (floats(hidden, c), floats(hidden)), (floats(c, hidden), floats(c))
+    weights = first[0], second[0]
+    return [
+        ("mlp_training", x, *norm, *first, *second, factors, EPSILON),
+        ("mlp_gradient", x, x, before, *norm, *weights, factors, EPSILON),
     ]
 
 

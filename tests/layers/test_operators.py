@@ -83,6 +83,13 @@ def mlp(x, gamma, beta, weight1, bias1, weight2, bias2, epsilon):
     return x + dense(hidden, weight2, bias2)
 
 
+def mlp_training(x, gamma, beta, weight1, bias1, weight2, bias2, factors, epsilon):
+    before = dense(layer_norm(x, gamma, beta, epsilon), weight1, bias1)
+    branch = dense(gelu_native(before), weight2, bias2)
+    factors = ops.stop_gradient(ops.reshape(factors, (-1, 1, 1, 1)))
+    return x + factors * branch, ops.stop_gradient(before)
+
+
 def window_branch(x, gamma, beta, qkv, qkv_bias, proj, proj_bias, mask, sizes, matrix, epsilon):
     _, height, width, _ = x.shape
     normal = layer_norm(x, gamma, beta, epsilon)
@@ -210,25 +217,16 @@ NARROW = Tensor(tokens(2, 6, 8, 20))
 NORM = (floats(20), floats(20, seed=3))
 PROJ = (floats(20, 20, seed=6), floats(20, seed=7))
 ATTENTION = (NARROW, *NORM, floats(20, 20), floats(20), floats(40, 20), floats(40), *PROJ)
+LAYERS = (floats(37, 20, seed=4), floats(37), floats(20, 37, seed=6), floats(20))
+MLP = (X, floats(20), floats(20, seed=3), *LAYERS)
 # Plain formulation -> inputs, and how many of them, the first ones, are differentiated.
 CASES = {
     add_bias: ((X, floats(20)), 2),
     gelu: ((X,), 1),
     relu: ((X,), 1),
     dense: ((X, floats(37, 5, 2, 2), floats(37)), 3),
-    mlp: (
-        (
-            X,
-            floats(20),
-            floats(20, seed=3),
-            floats(37, 20, seed=4),
-            floats(37),
-            floats(20, 37, seed=6),
-            floats(20),
-            EPSILON,
-        ),
-        7,
-    ),
+    mlp: ((*MLP, EPSILON), 7),
+    mlp_training: ((*MLP, Tensor([0.0, 1.25]), EPSILON), 7),
     window_branch: (
         (
             NARROW,

@@ -31,23 +31,28 @@ def dense(x, weight, bias, out, dout):
 
 
 def mlp(x, gamma, beta, weight1, bias1, weight2, bias2, epsilon, out, dout):
-    normal = kernels.layer_norm(x, gamma, beta, epsilon)
-    before = kernels.dense(normal, weight1, bias1)
-    hidden = kernels.gelu(before)
-    grad_hidden, grad_weight2, grad_bias2 = kernels.dense_gradient(dout, hidden, weight2)
-    grad_before = kernels.gelu_gradient(grad_hidden, before)
-    grad_normal, grad_weight1, grad_bias1 = kernels.dense_gradient(grad_before, normal, weight1)
-    grad_x, grad_gamma, grad_beta = kernels.layer_norm_gradient(grad_normal, x, gamma, epsilon)
-    return (
-        dout + grad_x,
-        grad_gamma,
-        grad_beta,
-        grad_weight1,
-        grad_bias1,
-        grad_weight2,
-        grad_bias2,
-        ops.zeros_like(epsilon),
+    factors = ops.ones(x.shape[:1], x.dtype)
+    numbers = (gamma, beta, weight1, bias1, weight2, bias2)
+    _, before = kernels.mlp_training(x, *numbers, factors, epsilon)
+    gradients = _add_mlp(x, before, gamma, beta, weight1, weight2, factors, epsilon, dout)
+    return (*gradients, ops.zeros_like(epsilon))
+
+
+def mlp_training(x, gamma, beta, weight1, bias1, weight2, bias2, factors, epsilon, out, dout):
+    _, before = out
+    gradients = _add_mlp(x, before, gamma, beta, weight1, weight2, factors, epsilon, dout[0])
+    return (*gradients, ops.zeros_like(factors), ops.zeros_like(epsilon))
+
+
+def _add_mlp(x, before, gamma, beta, weight1, weight2, factors, epsilon, dout):
+    """Gradients by x, and by the weights and biases of the norm and the two linear layers."""
+    hidden, normal, grad_branch, grad_before, grad_normal = kernels.mlp_gradient(
+        dout, x, before, gamma, beta, weight1, weight2, factors, epsilon
     )
+    grad_layer1 = kernels.weight_gradient(grad_before, normal, weight1)
+    grad_layer2 = kernels.weight_gradient(grad_branch, hidden, weight2)
+    grad_x, grad_gamma, grad_beta = kernels.layer_norm_gradient(grad_normal, x, gamma, epsilon)
+    return (dout + grad_x, grad_gamma, grad_beta, *grad_layer1, *grad_layer2)
 
 
 def window_branch(

@@ -53,6 +53,16 @@ def _pixels_shape(patches, matrix):
 
 
 # fmt: off
+def _mlp_training_shape(
+    x, gamma, beta, weight1, bias1, weight2, bias2, factors, epsilon,
+):
+    return x, (*x[:-1], weight1[0])
+
+
+def _mlp_gradient_shape(dout, x, before, gamma, beta, weight1, weight2, factors, epsilon):
+    return before, x, x, before, x
+
+
 def _subsampled_branch_shape(
     x, gamma, beta, q, q_bias, kv, kv_bias, proj, proj_bias,
     sr, sr_bias, sr_gamma, sr_beta, heads, epsilon, sr_epsilon,
@@ -76,11 +86,16 @@ OPERATORS = {
     # -> x weight^T + bias, (..., out)
     "dense": Operator(_dense_shape, gradients.dense),
     "dense_gradient": Operator(lambda dout, x, weight: (x, weight, weight[:1]), outputs=3),
+    "weight_gradient": Operator(lambda dout, x, weight: (weight, weight[:1]), outputs=2),
     # x (..., C), gamma, beta, weight (hidden, C), bias, weight (C, hidden), bias, epsilon (1,)
     # -> x + the two linear layers, GELU between them, of layer_norm(x)
     "mlp": Operator(
         lambda x, gamma, beta, weight1, bias1, weight2, bias2, epsilon: x, gradients.mlp
     ),
+    # The same for training, with factors (B,) of the branch and B first in x (B, ..., C)
+    # -> also what enters GELU, (B, ..., hidden)
+    "mlp_training": Operator(_mlp_training_shape, gradients.mlp_training, outputs=2),
+    "mlp_gradient": Operator(_mlp_gradient_shape, outputs=5),
     # x (B, H, W, C), gamma, beta, weight (3 C, C), bias, weight (C, C), bias, mask as below,
     # (heads, side) int32, any matrix (side, side), epsilon (1,) -> x + the second linear layer of
     # attention within windows of the first one of layer_norm(x), padded with zeros to whole windows

@@ -1,9 +1,6 @@
-// Linear layers, with a norm before and an activation or a residual after them. float32.
+// Linear layers. float32.
 
 #include "product.h"
-
-#include "gelu.h"
-#include "layer_norm.h"
 
 using namespace mindtwins;
 
@@ -17,17 +14,13 @@ constexpr int64_t GROUP = 4 * BLOCK, STRIPS = 8, RUN = 2 * DEEP;
 // Of a longer sum so much is made at a time: its panels and rows stay in the cache.
 constexpr int64_t PART = 32 * DEEP;
 
-struct GELU {
-  static Vec apply(Vec x) { return gelu(x); }
-};
-
 // Rows of dy and x, and outputs and channels of a weight: what a part of its gradient is made of.
 struct Part {
   int64_t row, rows, output, outputs, channel, channels;
 };
 
 // dweight (columns, depth) = dy^T x and dbias of a part, the first channel's task, in runs of rows.
-void weight_gradient(const float* dy, const float* x, int64_t columns, int64_t depth, Part part,
+void gradient_of_weight(const float* dy, const float* x, int64_t columns, int64_t depth, Part part,
                      float* dweight, float* dbias) {
   const int64_t stride = apart(round_up(part.outputs));
   Scratch outputs(RUN * stride), panel(RUN * PANEL);
@@ -56,7 +49,7 @@ void weight_gradient(const float* dy, const float* x, int64_t columns, int64_t d
 
 // The same of all. Where outputs and channels are few, rows are divided too, into chunks whose sums
 // are added in order.
-void weight_gradient(const float* dy, const float* x, int64_t rows, int64_t columns, int64_t depth,
+void gradient_of_weight(const float* dy, const float* x, int64_t rows, int64_t columns, int64_t depth,
                      float* dweight, float* dbias) {
   const int64_t groups = (columns + GROUP - 1) / GROUP, strips = panels(depth);
   const int64_t runs = (rows + RUN - 1) / RUN;
@@ -87,7 +80,7 @@ void weight_gradient(const float* dy, const float* x, int64_t rows, int64_t colu
                       std::min(GROUP, columns - output),
                       channel,
                       std::min(depth, (share + 1) * strips / shares * PANEL) - channel};
-      weight_gradient(dy, x, columns, depth, part, weights_of(chunk), biases_of(chunk));
+      gradient_of_weight(dy, x, columns, depth, part, weights_of(chunk), biases_of(chunk));
     }
   });
   for (int64_t chunk = 1; chunk < chunks; chunk++) {
@@ -120,43 +113,15 @@ OPERATOR(dense_gradient, "ffffff") {
   const int64_t rows = product(shapes[1], ranks[1]) / depth;
   multiply(rows_of(INPUT(0), columns), rows, {INPUT(2), 1, depth}, depth, columns,
            Output<Identity>{OUTPUT(3), depth, depth, nullptr, nullptr});
-  weight_gradient(INPUT(0), INPUT(1), rows, columns, depth, OUTPUT(4), OUTPUT(5));
+  gradient_of_weight(INPUT(0), INPUT(1), rows, columns, depth, OUTPUT(4), OUTPUT(5));
   return 0;
 }
 
-// x (..., C), gamma, beta, weight (hidden, C), bias, weight (C, hidden), bias, epsilon
-// -> x + GELU(norm(x) w1^T + b1) w2^T + b2; a block of rows at a time, whose hidden numbers never
-// leave the cache.
-OPERATOR(mlp, "fffffffff") {
-  const int64_t hidden = shapes[3][0], channels = shapes[3][1];
-  if (shapes[0][ranks[0] - 1] != channels) return 1;
-  const int64_t rows = product(shapes[0], ranks[0]) / channels;
-  if (rows == 0) return 0;
-  const Matrix first = rows_of(INPUT(3), channels), second = rows_of(INPUT(5), hidden);
-  const auto normalized = [&](int64_t begin, int64_t end, float* to) {
-    for (int64_t row = begin; row < end; row++, to += apart(channels))
-      normalize(INPUT(0) + row * channels, INPUT(1), INPUT(2), *INPUT(7), channels, to);
-  };
-  const auto gelu_to = [&](float* to) {
-    return Output<GELU>{to, hidden, apart(hidden), INPUT(4), nullptr};
-  };
-  const Output<Identity> output{OUTPUT(8), channels, channels, INPUT(6), INPUT(0)};
-  if (rows <= FEW) {
-    Scratch normal(rows * apart(channels)), between(rows * apart(hidden));
-    parallel(rows, 16, [&](int64_t begin, int64_t end) {
-      normalized(begin, end, normal.data() + begin * apart(channels));
-    });
-    multiply_few({normal.data(), apart(channels), 1}, rows, first, hidden, channels,
-                 gelu_to(between.data()));
-    multiply_few({between.data(), apart(hidden), 1}, rows, second, channels, hidden, output);
-    return 0;
-  }
-  const Packed up(first, hidden, channels), down(second, channels, hidden);
-  parallel(rows, BLOCK, [&](int64_t begin, int64_t end) {
-    Scratch normal(BLOCK * apart(channels)), between(BLOCK * apart(hidden));
-    normalized(begin, end, normal.data());
-    up.multiply({normal.data(), apart(channels), 1}, 0, end - begin, gelu_to(between.data()));
-    down.multiply({between.data(), apart(hidden), 1}, begin, end - begin, output);
-  });
+// dy (..., out), x (..., in), weight (out, ...) -> dweight, dbias
+OPERATOR(weight_gradient, "fffff") {
+  const int64_t columns = shapes[2][0], depth = product(shapes[2] + 1, ranks[2] - 1);
+  if (shapes[0][ranks[0] - 1] != columns || shapes[1][ranks[1] - 1] != depth) return 1;
+  gradient_of_weight(INPUT(0), INPUT(1), product(shapes[1], ranks[1]) / depth, columns, depth,
+                     OUTPUT(3), OUTPUT(4));
   return 0;
 }
