@@ -71,7 +71,7 @@ class AdamW(nn.Cell):
     def construct(self, gradients: tuple[Tensor, ...], lr: Tensor) -> None:
         """Make one step with gradients in the order of the groups and a scalar float32 rate."""
         step = ops.cast(ops.assign_add(self.step, 1), ms.float32)
-# 1 - beta ** t
+        # 1 - beta ** t
         correction1 = _one_minus_exp(step * self.decay1)
         correction2 = ops.sqrt(_one_minus_exp(step * self.decay2))
         # sqrt(v / c) + eps = (sqrt(v) + eps * sqrt(c)) / sqrt(c): the rate takes both corrections,
