@@ -49,7 +49,7 @@ def add_mlp_to_learn(
     if drop_path_mask is None:
         factors = ops.ones(x.shape[:1], x.dtype)
     else:
-        factors = ops.cast(drop_path_mask, x.dtype)
+        factors = ops.cast(ops.reshape(drop_path_mask, (-1,)), x.dtype)
     numbers = (norm.gamma, norm.beta, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     return kernels.mlp_training(x, *numbers, factors, norm.epsilon_tensor)[0]
 

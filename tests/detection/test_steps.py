@@ -196,7 +196,7 @@ DECAY, LR = 0.05, 1e-4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "steps"), [("retinanet_svt_tiny", 20), ("maskrcnn_svt_tiny", 10)])
+@pytest.mark.parametrize(("name", "steps"), [("retinanet_svt_tiny", 20), ("maskrcnn_svt_tiny", 5)])
 def test_steps_equal_pytorchs(name: str, steps: int) -> None:
     """In graph mode, at the regions that were chosen here, with AdamW as in the 3x recipes.
 

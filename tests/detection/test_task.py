@@ -247,14 +247,10 @@ def test_a_mask_rcnn_learns_the_digits(tmp_path: Path) -> None:
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) * 2 / 3
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("retinanet_svt_tiny", marks=pytest.mark.slow),
-        # What it draws beyond that follows from the batch: test_steps.py.
-        pytest.param("maskrcnn_svt_tiny", marks=pytest.mark.endurance),
-    ],
-)
+# A classifier's and a segmentor's runs do so in the slow tier; what is drawn beyond for regions
+# follows from the batch: test_steps.py.
+@pytest.mark.endurance
+@pytest.mark.parametrize("name", ["retinanet_svt_tiny", "maskrcnn_svt_tiny"])
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     name: str, folder: Path, tmp_path: Path
 ) -> None:

@@ -163,6 +163,35 @@ def test_a_branch_is_one_operation_only_where_that_computes_the_same(
         assert not joined()
 
 
+@pytest.mark.skipif(not kernels.available(), reason=kernels.status())
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+def test_a_joined_branch_drops_what_the_mask_says_of_each_image(mode):
+    """The kernels once took the first image's factor for all."""
+    ms.set_context(mode=mode)
+    rng = np.random.default_rng(0)
+    model = mindtwins.create_model("svt_tiny").set_train()
+    images = Tensor(rng.standard_normal((3, 3, 64, 64), dtype=np.float32))
+    blocks = sum(len(stage) for stage in model.blocks)
+    mask = Tensor(rng.choice([0.0, 1.25, 2.0], (2 * blocks, 3)), ms.float32)
+    weights = model.trainable_params()
+
+    def results() -> list[np.ndarray]:
+        def total(images, mask):
+            return (model(images, mask) ** 2).sum()
+
+        value, gradients = ms.value_and_grad(total, None, weights)(images, mask)
+        return [value.asnumpy(), *(gradient.asnumpy() for gradient in gradients)]
+
+    joined = results()
+    with layers.use_formulation("matmul"):
+        model = mindtwins.create_model("svt_tiny").set_train()
+        ms.load_param_into_net(model, {weight.name: weight for weight in weights})
+        weights = model.trainable_params()
+        plain = results()
+    for one, two in zip(joined, plain, strict=True):
+        assert np.linalg.norm(one - two) <= 1e-4 * np.linalg.norm(two)
+
+
 def test_no_kernel_stands_for_a_class_of_another_definition(monkeypatch):
     """Even where it goes by the name of the one that the kernel computes."""
 

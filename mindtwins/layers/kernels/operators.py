@@ -53,9 +53,9 @@ def _pixels_shape(patches, matrix):
 
 
 # fmt: off
-def _mlp_training_shape(
-    x, gamma, beta, weight1, bias1, weight2, bias2, factors, epsilon,
-):
+def _mlp_training_shape(x, gamma, beta, weight1, bias1, weight2, bias2, factors, epsilon):
+    if factors != x[:1]:
+        raise ValueError(f"{factors} factors do not fit {x[0]} images")
     return x, (*x[:-1], weight1[0])
 
 
