@@ -80,6 +80,8 @@ class MLP(nn.Cell):
         )
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.joins and self.training:
+            return layers.add_mlp_to_learn(x, self.norm, self.fc1, self.fc2, None)
         if self.joins:
             return layers.add_mlp(x, self.norm, self.fc1, self.fc2)
         return x + self.fc2(self.fc1(self.norm(x)))

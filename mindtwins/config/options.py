@@ -606,8 +606,9 @@ class Config(
                 f"test_stride ({self.test_stride}) must not be above test_crop ({self.test_crop}): "
                 "pixels between the windows would have no class"
             )
-        if not all(0 < beta < 1 for beta in self.betas):
-            raise UserError(f"betas must lie between 0 and 1, not {show(self.betas)}")
+        # What float32, which they are computed in, makes neither 0 nor 1.
+        if not all(2**-149 < beta < 1 - 2**-25 for beta in self.betas):
+            raise UserError(f"betas must lie between 0 and 1 in float32, not {show(self.betas)}")
         if self.warmup_epochs >= self.epoch_size:
             raise UserError(
                 f"warmup_epochs ({self.warmup_epochs}) must be fewer than epoch_size "

@@ -64,7 +64,10 @@ def read_annotations(path: str | os.PathLike[str], masks: bool = False) -> Annot
     for image in images.values():
         width, height = image["width"], image["height"]
         if width < 1 or height < 1:
-            _refuse(path, f"image {image['id']!r} is {width} x {height} pixels")
+            _refuse(
+                path,
+                f"image {image['id']!r} is {_in_words(width)} x {_in_words(height)} pixels",
+            )
         if width * height > most_pixels():
             raise UserError(
                 f"the annotation file {path} says that image {image['id']!r} is "
@@ -154,7 +157,9 @@ def _complete(
 
 def _in_words(number: int) -> str:
     """A whole number, however long."""
-    return str(number) if number < 10**20 else f"10^{math.floor(math.log10(number))}"
+    if abs(number) < 10**20:
+        return str(number)
+    return f"{'-' * (number < 0)}10^{math.floor(math.log10(abs(number)))}"
 
 
 def _refuse(path: str, what: str) -> NoReturn:

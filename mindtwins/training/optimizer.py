@@ -2,7 +2,8 @@
 
 `nn.AdamWeightDecay` has no bias correction, and `mindspore.experimental.optim.AdamW` is marked
 subject to change, computes the corrections from fp32 powers and keeps a third moment that it does
-not use. Here they are in the rates that MindSpore's operator is given, one on each device.
+not use. Here the corrections are in the rates that MindSpore's AdamWeightDecay is given, which is
+one operator on each device.
 """
 
 from __future__ import annotations

@@ -103,6 +103,7 @@ def test_mistakes_on_the_command_line(argv: list[str], message: str):
         (["--scale", "1,0.5"], "scale must be a range"),
         (["--scale", "1"], "scale must be 2 numbers, not '1'"),
         (["--betas", "0.9,1"], "betas must lie between 0 and 1"),
+        (["--betas", "0.9,0.99999999"], "betas must lie between 0 and 1 in float32"),
         (["--mean", "0.5"], "mean must be 3 numbers, not '0.5'"),
         (["--std", "0.5,0.5,0"], "std must be above 0"),
         (["--resize_ratio", "0,1"], "resize_ratio must be above 0, not 0,1"),

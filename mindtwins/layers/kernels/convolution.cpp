@@ -11,7 +11,8 @@
 // degrees; that by the weight is G^T (V^T (A dy A^T)) G, V being made again.
 //
 // What the definition makes of zeros alone, as behind ReLUs, would here be what is left when rounded
-// sums cancel. Adam divides a gradient by its size and would make whole steps of that, so it is 0.
+// sums cancel. Adam divides a gradient by its size and would make whole steps of that, so it is 0,
+// whatever the weight is: of one that is not finite, too.
 
 #include "product.h"
 
@@ -211,7 +212,8 @@ void clear_pixels(const float* x, const int64_t* shape, int64_t in, int64_t out,
 struct Support {
   Support(const float* x, const int64_t* shape, int64_t channels)
       : stride(shape[2] + 1), row(round_up(channels)), first(stride / 32 + 1),
-        last(first + (shape[0] * (shape[1] + 1) * stride + 31) / 32), words((last + first + 1) * row) {
+        last(first + (shape[0] * (shape[1] + 1) * stride + 31) / 32), words((last + first + 1) * row),
+        any(row) {
     const int64_t height = shape[1], width = shape[2];
     parallel(last - first, 8, [&](int64_t begin, int64_t end) {
       for (int64_t bit = 32 * begin; bit < 32 * end; bit++) {
@@ -226,6 +228,7 @@ struct Support {
         }
       }
     });
+    for (int64_t at = 0; at < int64_t(words.size()); at++) any[at % row] |= words[at];
   }
 
   static IntVec load(const uint32_t* p) {
@@ -242,19 +245,20 @@ struct Support {
   }
 
   int64_t stride, row, first, last;  // the words from `first` to `last` have pixels
-  std::vector<uint32_t> words;
+  std::vector<uint32_t> words, any;  // and the words of each channel together
 };
 
 // In which of the channels o .. of y there is a pixel that is not 0 where x has one of channel c
 // `distance` after it.
 IntVec overlap(const Support& x, int64_t c, const Support& y, int64_t o, int64_t distance) {
   IntVec found{};
+  const IntVec never = Support::load(&y.any[o]) == 0;  // in channels without any, none is looked for
   for (int64_t w = y.first; w < y.last; w++) {
     const int32_t word = x.shifted(w, c, distance);
     if (!word) continue;
     found |= Support::load(&y.words[w * y.row + o]) & word;
     int missing = 0;
-    for (int i = 0; i < V; i++) missing += found[i] == 0;
+    for (int i = 0; i < V; i++) missing += (found | never)[i] == 0;
     if (!missing) break;
   }
   return found != 0;

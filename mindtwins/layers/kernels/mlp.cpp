@@ -1,5 +1,5 @@
 // The MLP of a block, with the norm before it and the residual after it, as one operator: some rows at
-// a time, whose hidden numbers stay in the cache. float32.
+// a time, whose hidden numbers stay in the cache; in training they are written too. float32.
 
 #include "gelu.h"
 #include "layer_norm.h"
@@ -24,6 +24,25 @@ void normalize_rows(const float* x, const float* gamma, const float* beta, float
 template <class Each>
 void for_vectors(int64_t begin, int64_t count, const Each& each) {
   for (int64_t at = begin; at < begin + count; at += V) each(at, begin + count - at);
+}
+
+// to = the rows of x times the factor of each one's image, of which x has as many as there are factors.
+void scale_rows(const float* x, const float* factors, int64_t images, int64_t rows,
+                int64_t channels, int64_t begin, int64_t end, float* to, const float* residual) {
+  for (int64_t row = begin; row < end; row++) {
+    const float factor = factors[row * images / rows];
+    for_vectors(row * channels, channels, [&](int64_t at, int64_t n) {
+      Vec y = load(x + at, n) * factor;
+      if (residual) y += load(residual + at, n);
+      store(to + at, y, n);
+    });
+  }
+}
+
+// Rows that a thread takes in training: a whole block, or fewer so that all have some.
+int64_t share(int64_t rows) {
+  const int64_t each = (rows + thread_count - 1) / thread_count;
+  return std::min(BLOCK, (each + TILE - 1) / TILE * TILE);
 }
 
 }  // namespace
@@ -66,7 +85,8 @@ OPERATOR(mlp, "fffffffff") {
 }
 
 // x (B, ..., C), gamma, beta, weight (hidden, C), bias, weight (C, hidden), bias, factors (B,), epsilon
-// -> x + factors * mlp(x), as above, and what enters GELU (B, ..., hidden): all that its gradient needs
+// -> x + factors * the branch that is added above, and what enters GELU (B, ..., hidden), which is all
+// that its gradient needs and is not to be differentiated itself
 OPERATOR(mlp_training, "fffffffffff") {
   const float *x = INPUT(0), *factors = INPUT(7);
   const int64_t hidden = shapes[3][0], channels = shapes[3][1];
@@ -76,7 +96,7 @@ OPERATOR(mlp_training, "fffffffffff") {
   float *y = OUTPUT(9), *before = OUTPUT(10);
   const Packed up(rows_of(INPUT(3), channels), hidden, channels);
   const Packed down(rows_of(INPUT(5), hidden), channels, hidden);
-  parallel(rows, BLOCK, [&](int64_t begin, int64_t end) {
+  parallel(rows, share(rows), [&](int64_t begin, int64_t end) {
     const int64_t count = end - begin;
     Scratch normal(BLOCK * apart(channels)), between(BLOCK * apart(hidden));
     normalize_rows(x, INPUT(1), INPUT(2), *INPUT(8), channels, begin, end, normal.data(),
@@ -90,12 +110,7 @@ OPERATOR(mlp_training, "fffffffffff") {
     }
     down.multiply({between.data(), apart(hidden), 1}, begin, count,
                   Output<Identity>{y, channels, channels, INPUT(6), nullptr});
-    for (int64_t row = begin; row < end; row++) {
-      const float factor = factors[row * images / rows];
-      for_vectors(row * channels, channels, [&](int64_t at, int64_t n) {
-        store(y + at, load(x + at, n) + load(y + at, n) * factor, n);
-      });
-    }
+    scale_rows(y, factors, images, rows, channels, begin, end, y, x);
   });
   return 0;
 }
@@ -113,16 +128,11 @@ OPERATOR(mlp_gradient, "ffffffffffffff") {
   float *grad_before = OUTPUT(12), *grad_normal = OUTPUT(13);
   const Packed down({INPUT(6), 1, hidden}, hidden, channels);
   const Packed up({INPUT(5), 1, channels}, channels, hidden);
-  parallel(rows, BLOCK, [&](int64_t begin, int64_t end) {
+  parallel(rows, share(rows), [&](int64_t begin, int64_t end) {
     const int64_t count = end - begin;
     normalize_rows(x, INPUT(3), INPUT(4), *INPUT(8), channels, begin, end, normal + begin * channels,
                    channels);
-    for (int64_t row = begin; row < end; row++) {
-      const float factor = factors[row * images / rows];
-      for_vectors(row * channels, channels, [&](int64_t at, int64_t n) {
-        store(grad_branch + at, load(dy + at, n) * factor, n);
-      });
-    }
+    scale_rows(dy, factors, images, rows, channels, begin, end, grad_branch, nullptr);
     down.multiply(rows_of(grad_branch, channels).from(begin), begin, count,
                   Output<Identity>{grad_before, hidden, hidden, nullptr, nullptr});
     for_vectors(begin * hidden, count * hidden, [&](int64_t at, int64_t n) {

@@ -93,7 +93,7 @@ OPERATORS = {
         lambda x, gamma, beta, weight1, bias1, weight2, bias2, epsilon: x, gradients.mlp
     ),
     # The same for training, with factors (B,) of the branch and B first in x (B, ..., C)
-    # -> also what enters GELU, (B, ..., hidden)
+    # -> also what enters GELU, (B, ..., hidden). Neither that nor factors are to be differentiated.
     "mlp_training": Operator(_mlp_training_shape, gradients.mlp_training, outputs=2),
     "mlp_gradient": Operator(_mlp_gradient_shape, outputs=5),
     # x (B, H, W, C), gamma, beta, weight (3 C, C), bias, weight (C, C), bias, mask as below,

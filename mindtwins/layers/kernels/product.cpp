@@ -19,9 +19,9 @@ struct Part {
   int64_t row, rows, output, outputs, channel, channels;
 };
 
-// dweight (columns, depth) = dy^T x and dbias of a part, the first channel's task, in runs of rows.
-void gradient_of_weight(const float* dy, const float* x, int64_t columns, int64_t depth, Part part,
-                     float* dweight, float* dbias) {
+// dweight (columns, depth) = dy^T x of a part, in runs of rows; and dbias, with its first channel.
+void gradient_of_part(const float* dy, const float* x, int64_t columns, int64_t depth, Part part,
+                      float* dweight, float* dbias) {
   const int64_t stride = apart(round_up(part.outputs));
   Scratch outputs(RUN * stride), panel(RUN * PANEL);
   const Matrix turned{outputs.data(), 1, stride};
@@ -47,10 +47,10 @@ void gradient_of_weight(const float* dy, const float* x, int64_t columns, int64_
   }
 }
 
-// The same of all. Where outputs and channels are few, rows are divided too, into chunks whose sums
+// dweight and dbias of all. Where outputs and channels are few, rows are divided too, into chunks whose sums
 // are added in order.
-void gradient_of_weight(const float* dy, const float* x, int64_t rows, int64_t columns, int64_t depth,
-                     float* dweight, float* dbias) {
+void gradient_of_weight(const float* dy, const float* x, int64_t rows, int64_t columns,
+                        int64_t depth, float* dweight, float* dbias) {
   const int64_t groups = (columns + GROUP - 1) / GROUP, strips = panels(depth);
   const int64_t runs = (rows + RUN - 1) / RUN;
   const int64_t chunks = std::clamp<int64_t>(TASKS / (groups * strips), 1, std::max<int64_t>(runs, 1));
@@ -80,7 +80,7 @@ void gradient_of_weight(const float* dy, const float* x, int64_t rows, int64_t c
                       std::min(GROUP, columns - output),
                       channel,
                       std::min(depth, (share + 1) * strips / shares * PANEL) - channel};
-      gradient_of_weight(dy, x, columns, depth, part, weights_of(chunk), biases_of(chunk));
+      gradient_of_part(dy, x, columns, depth, part, weights_of(chunk), biases_of(chunk));
     }
   });
   for (int64_t chunk = 1; chunk < chunks; chunk++) {
