@@ -15,8 +15,9 @@ from mindtwins.training.task import Task
 GB, MB = 1e9, 1e6
 # What the compiler leaves behind, and what each parameter takes: itself, its gradient, two moments.
 FIXED, PER_PARAMETER, PER_AVERAGE = 0.5 * GB, 16, 4
-# fp16 on a CPU keeps float32 beside it; above O1 the attention goes through MindSpore's operators.
-HALF_PRECISION = {"O0": 1.0, "O1": 1.3, "O2": 4.3, "O3": 4.3}
+# fp16 on a CPU keeps float32 beside it, and all of an MLP; above O1 the attention goes through
+# MindSpore's operators.
+HALF_PRECISION = {"O0": 1.0, "O1": 1.9, "O2": 6.2, "O3": 6.2}
 # Batches on their way from the workers to the step.
 BATCHES_AHEAD = 4
 # An estimate of so many times the free memory is refused; below it may be the estimate that errs.

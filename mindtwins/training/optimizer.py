@@ -2,8 +2,7 @@
 
 `nn.AdamWeightDecay` has no bias correction, and `mindspore.experimental.optim.AdamW` is marked
 subject to change, computes the corrections from fp32 powers and keeps a third moment that it does
-not use. Here the corrections are in the rates that MindSpore's AdamWeightDecay is given, which is
-one operator on each device.
+not use. Here the moments are kept by MindSpore's Adam kernel, one fused operator on each device.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindtwins.training.groups import Group
 
-_adam = ops.AdamWeightDecay()
+_adam = ops.Adam()
 _update = ops.MultitypeFuncGraph("adamw_update")
 
 
@@ -26,9 +25,15 @@ def _update_one(
     lr, correction, epsilon, beta1, beta2, weight_decay, lr_factor, parameter, m, v, gradient
 ):
     # Factors of 1 and decays of 0 are not computed: each is an operator for each parameter.
-    rate = lr if lr_factor == 1.0 else lr * lr_factor
-    decay = weight_decay if weight_decay == 0.0 else weight_decay / correction
-    return _adam(parameter, m, v, rate, beta1, beta2, epsilon, decay, gradient)
+    if lr_factor != 1.0:
+        lr = lr * lr_factor
+    if weight_decay != 0.0:
+        # By itself, as in PyTorch: ops.AdamWeightDecay, which does both, rounds otherwise.
+        decayed = ops.assign(parameter, parameter * (1 - lr * weight_decay))
+        gradient = ops.depend(gradient, decayed)
+    # The kernel's own bias correction is switched off by beta powers of 0: it would compute
+    # 1 - beta2 ** t in float32, where a small t loses digits.
+    return _adam(parameter, m, v, 0.0, 0.0, lr * correction, beta1, beta2, epsilon, gradient)
 
 
 def _one_minus_exp(x: Tensor) -> Tensor:
@@ -75,13 +80,11 @@ class AdamW(nn.Cell):
         # 1 - beta ** t
         correction1 = _one_minus_exp(step * self.decay1)
         correction2 = ops.sqrt(_one_minus_exp(step * self.decay2))
-        # sqrt(v / c) + eps = (sqrt(v) + eps * sqrt(c)) / sqrt(c): the rate takes both corrections,
-        # but the decay is multiplied by that rate too.
-        correction = correction2 / correction1
+        # sqrt(v / c) + eps = (sqrt(v) + eps * sqrt(c)) / sqrt(c)
         shared = ops.partial(
             _update,
-            lr * correction,
-            correction,
+            lr,
+            correction2 / correction1,
             self.eps * correction2,
             self.beta1,
             self.beta2,

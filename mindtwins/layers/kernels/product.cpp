@@ -34,7 +34,12 @@ void gradient_of_part(const float* dy, const float* x, int64_t columns, int64_t 
         const int64_t n = part.outputs - i;
         float* bias = dbias + part.output + i;
         Vec total{};
-        for (int64_t k = 0; k < length; k++) total += load(outputs.data() + k * stride + i);
+        for (int64_t k = 0; k < length;) {
+          Vec part{};  // short sums, then sums of these: rounding adds up
+          for (int64_t end = std::min(k + 16, length); k < end; k++)
+            part += load(outputs.data() + k * stride + i);
+          total += part;
+        }
         store(bias, done ? load(bias, n) + total : total, n);
       }
     float* sums = dweight + part.output * depth;
