@@ -17,8 +17,8 @@ LEVELS = 5
 # RetinaNet SVT-S at 512 and 320 pixels on a CPU, one to six images: within 4 %.
 KEPT_OF_LOGITS = 17
 # Numbers that a step takes for each input and output of a layer on regions. Fitted to the memory of
-# training Mask R-CNN SVT-S at 512 and 320 pixels on a CPU: within 10 %.
-KEPT_OF_REGIONS = 2.3
+# training Mask R-CNN SVT-S at 512 and 320 pixels on a CPU: within 4 %.
+KEPT_OF_REGIONS = 1.9
 
 
 def square_side(scale: tuple[int, int]) -> int:
