@@ -68,7 +68,7 @@ class Function(nn.Cell):
 
 
 class MLP(nn.Cell):
-    """The MLP of a block with its norm and residual, one kernel where there is one."""
+    """The MLP of a block with its norm and residual, in training one kernel where there is one."""
 
     def __init__(self, channels: int, ratio: int) -> None:
         super().__init__()
@@ -80,10 +80,8 @@ class MLP(nn.Cell):
         )
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.joins and self.training:
-            return layers.add_mlp_to_learn(x, self.norm, self.fc1, self.fc2, None)
         if self.joins:
-            return layers.add_mlp(x, self.norm, self.fc1, self.fc2)
+            return layers.add_mlp_to_learn(x, self.norm, self.fc1, self.fc2, None)
         return x + self.fc2(self.fc1(self.norm(x)))
 
 

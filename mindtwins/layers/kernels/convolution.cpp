@@ -269,8 +269,7 @@ void convolve(const float* x, const float* u, const int64_t* shape, int64_t in, 
               float* y) {
   const Tiles tiles(shape);
   if (tiles.count == 0) return;
-  const int64_t per_thread = (tiles.count + thread_count - 1) / thread_count;
-  const int64_t strip = std::min(STRIP, (per_thread + TILE - 1) / TILE * TILE);
+  const int64_t strip = share_of(tiles.count, STRIP);
   const Layout before(strip, in), after(strip, out);
   const Weights weights(in, out);
   parallel(tiles.count, strip, [&](int64_t begin, int64_t end) {

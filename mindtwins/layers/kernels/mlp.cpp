@@ -39,12 +39,6 @@ void scale_rows(const float* x, const float* factors, int64_t images, int64_t ro
   }
 }
 
-// Rows that a thread takes in training: a whole block, or fewer so that all have some.
-int64_t share(int64_t rows) {
-  const int64_t each = (rows + thread_count - 1) / thread_count;
-  return std::min(BLOCK, (each + TILE - 1) / TILE * TILE);
-}
-
 }  // namespace
 
 // x (..., C), gamma, beta, weight (hidden, C), bias, weight (C, hidden), bias, epsilon
@@ -96,7 +90,7 @@ OPERATOR(mlp_training, "fffffffffff") {
   float *y = OUTPUT(9), *before = OUTPUT(10);
   const Packed up(rows_of(INPUT(3), channels), hidden, channels);
   const Packed down(rows_of(INPUT(5), hidden), channels, hidden);
-  parallel(rows, share(rows), [&](int64_t begin, int64_t end) {
+  parallel(rows, share_of(rows, BLOCK), [&](int64_t begin, int64_t end) {
     const int64_t count = end - begin;
     Scratch normal(BLOCK * apart(channels)), between(BLOCK * apart(hidden));
     normalize_rows(x, INPUT(1), INPUT(2), *INPUT(8), channels, begin, end, normal.data(),
@@ -128,7 +122,7 @@ OPERATOR(mlp_gradient, "ffffffffffffff") {
   float *grad_before = OUTPUT(12), *grad_normal = OUTPUT(13);
   const Packed down({INPUT(6), 1, hidden}, hidden, channels);
   const Packed up({INPUT(5), 1, channels}, channels, hidden);
-  parallel(rows, share(rows), [&](int64_t begin, int64_t end) {
+  parallel(rows, share_of(rows, BLOCK), [&](int64_t begin, int64_t end) {
     const int64_t count = end - begin;
     normalize_rows(x, INPUT(3), INPUT(4), *INPUT(8), channels, begin, end, normal + begin * channels,
                    channels);

@@ -157,6 +157,11 @@ constexpr auto tiles_of(std::integer_sequence<int, ROWS...>) {
 
 inline int64_t tiles(int64_t rows) { return (rows + TILE - 1) / TILE; }
 
+// Rows that a thread takes at a time: `most`, or fewer whole tiles so that all threads have some.
+inline int64_t share_of(int64_t rows, int64_t most) {
+  return std::min(most, tiles((rows + thread_count - 1) / thread_count) * TILE);
+}
+
 // x times `count` panels that follow each other, tile by tile: of almost equal size, since few rows are
 // slow. A tile is multiplied with all of them before the next one, so that what is written lies together.
 template <class Finish>
