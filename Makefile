@@ -9,6 +9,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3 python;
 BIN = $(VENV)/bin
 # MindSpore's warnings about its own deprecations are not ours to show.
 export GLOG_v ?= 3
+# As the commands start themselves: see mindtwins/huge_pages.py.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # The tests start mpirun and msrun, which the environment brings.
 export PATH := $(abspath $(BIN)):$(PATH)
 

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from mindtwins.console import guard_output
+from mindtwins.huge_pages import restart_with_huge_pages
 
 # What ends a script: Ctrl-C, and what schedulers and `kill` send.
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
@@ -29,6 +30,7 @@ def run_cli(main: Callable[[list[str]], None], tells: bool = True) -> None:
 
     So does what the system says of a file that it does not let the user read or write, and a lack
     of memory. An interrupt becomes one line and 128 + its number, whatever a library makes of it.
+    The process may begin anew first: see `huge_pages`.
 
     Args:
         main: takes the arguments after the script's name.
@@ -39,6 +41,7 @@ def run_cli(main: Callable[[list[str]], None], tells: bool = True) -> None:
     guard_output()
     before = take_interrupts()
     try:
+        restart_with_huge_pages()
         main(sys.argv[1:])
     except Exception as error:
         if was_interrupted():  # MindSpore passes a KeyboardInterrupt on as an error of its own

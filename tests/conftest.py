@@ -4,6 +4,8 @@ import os
 
 # Before torch is loaded: its idle threads would otherwise spin on the cores that MindSpore needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Else a script's start in this process would begin pytest anew (see `mindtwins.huge_pages`).
+os.environ["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES") or "glibc.malloc.hugetlb=1"
 
 import ctypes
 import gc

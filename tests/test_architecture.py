@@ -19,7 +19,7 @@ PACKAGE = ROOT / "mindtwins"
 # From below to above: a module imports from its own row and from those before it. Names are files
 # or folders of the package. What stands in one row with others does not know them.
 ORDER = (
-    ("console",),
+    ("console", "huge_pages"),
     ("errors",),
     ("files", "cli", "formats", "interruptible"),
     ("tensor_files",),

@@ -1,0 +1,90 @@
+"""Scripts begin anew with huge pages, where the system gives them on request."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mindtwins import huge_pages
+from mindtwins.errors import run_cli
+
+ROOT = Path(__file__).parents[1]
+ON_REQUEST = huge_pages._on_request()
+HUGE = "glibc.malloc.hugetlb=1"
+
+SCRIPT = """
+import ctypes, json, os, sys
+from mindtwins.errors import run_cli
+
+def main(argv):
+    take = ctypes.CDLL(None).malloc
+    take.restype, take.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    ctypes.memset(ctypes.c_void_p(take(64 << 20)), 1, 64 << 20)
+    with open("/proc/self/smaps_rollup") as lines:
+        huge = next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
+    print(json.dumps([os.getpid(), sys.flags.utf8_mode, argv, dict(os.environ), huge >> 10]))
+
+print("begun", flush=True)
+run_cli(main)
+"""
+
+
+def run(folder: Path, tunables: str | None, *options: str) -> tuple[int, list, int]:
+    """The process number, what the script said, and how often it began."""
+    (folder / "script.py").write_text(SCRIPT)
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    environment["PYTHONPATH"] = str(ROOT)
+    if tunables is not None:
+        environment["GLIBC_TUNABLES"] = tunables
+    process = subprocess.Popen(
+        [sys.executable, *options, str(folder / "script.py"), "a b", "--c"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    *begun, said = process.communicate(timeout=60)[0].splitlines()
+    assert process.returncode == 0
+    return process.pid, json.loads(said), len(begun)
+
+
+@pytest.mark.skipif(not ON_REQUEST, reason="this system gives huge pages to all or to none")
+def test_a_script_asks_for_them(tmp_path: Path):
+    """The same process with the same arguments and options of Python; most of 64 MB is huge."""
+    pid, said, begun = run(tmp_path, None, "-X", "utf8")
+    assert said[:3] == [pid, 1, ["a b", "--c"]] and begun == 2
+    assert said[3]["GLIBC_TUNABLES"] == HUGE
+    assert said[4] >= 60
+    assert run(tmp_path, "glibc.malloc.hugetlb=0")[1][4] == 0  # what the first is compared with
+
+
+@pytest.mark.parametrize("tunables", ["glibc.malloc.hugetlb=0", f"glibc.malloc.check=0:{HUGE}"])
+def test_who_has_said_how_is_left_alone(tunables: str, tmp_path: Path):
+    _, said, begun = run(tmp_path, tunables)
+    assert said[3]["GLIBC_TUNABLES"] == tunables and begun == 1
+
+
+def test_other_settings_stay():
+    assert huge_pages.with_huge_pages({"A": "1", "GLIBC_TUNABLES": "glibc.malloc.check=0"}) == {
+        "A": "1",
+        "GLIBC_TUNABLES": f"glibc.malloc.check=0:{HUGE}",
+    }
+
+
+@pytest.mark.parametrize("system", ["[always] madvise never\n", "always madvise [never]\n", None])
+def test_nothing_begins_anew_for_nothing(
+    system: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where all memory is huge, none can be, or the system knows of none."""
+    if system is not None:
+        (tmp_path / "enabled").write_text(system)
+    monkeypatch.setattr(huge_pages, "_SYSTEM", tmp_path / "enabled")
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("began anew"))
+    called = []
+    run_cli(called.append)
+    assert called == [sys.argv[1:]]
