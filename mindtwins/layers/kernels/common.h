@@ -78,10 +78,11 @@ class Pool {
     }
   }
 
-  // Some tens of microseconds at most.
+  // Two tenths of a millisecond at most: to wake a thread takes a quarter of that, and MindSpore comes
+  // back within it between most operators. Longer would take cores from other processes.
   template <class Condition>
   static void for_a_moment(const Condition& is_met) {
-    for (int i = 0; i < 1000 && !is_met(); i++) {
+    for (int i = 0; i < 4000 && !is_met(); i++) {
 #if defined(__x86_64__)
       __builtin_ia32_pause();
 #elif defined(__aarch64__)
