@@ -84,6 +84,7 @@ class TestFile:
                 os.umask(before)
             assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
+    @pytest.mark.slow
     def test_every_flipped_bit_is_found_or_harmless(self, tmp_path, suffix, capfd):
         """Harmless: in the dimensions of a text, which MindSpore ignores, for one."""
         path = tmp_path / f"model{suffix}"

@@ -99,6 +99,7 @@ def test_training_records_classes_and_preprocessing(folder: Path):
     }
 
 
+@pytest.mark.slow
 def test_infer_needs_nothing_else(folder: Path, tmp_path: Path, capsys):
     files = [folder / "data/val" / name / "0.png" for name in NAMES]
     for file in files:
@@ -120,6 +121,7 @@ def test_infer_needs_nothing_else(folder: Path, tmp_path: Path, capsys):
     assert "beaver" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_validate_needs_the_data_only(folder: Path):
     files = [folder / "data/val" / name / f"{n}.png" for name in NAMES for n in range(2)]
     right = by_hand(folder / "best.ckpt", files).argmax(1) == np.repeat(np.arange(3), 2)
@@ -153,6 +155,7 @@ class TestClassesByName:
                 (target / "val" / name / file.name).write_bytes(file.read_bytes())
         return target
 
+    @pytest.mark.slow
     def test_a_set_without_the_first_class(self, folder: Path, tmp_path: Path, caplog):
         data = self.copy(folder, tmp_path, NAMES[1:])
         files = [data / "val" / name / f"{n}.png" for name in NAMES[1:] for n in range(2)]
@@ -166,6 +169,7 @@ class TestClassesByName:
         with pytest.raises(UserError, match=r"classes that .*best\.ckpt does not know \(raven\)"):
             self.accuracies(folder, data)
 
+    @pytest.mark.slow
     def test_a_list_of_numbers_means_the_classes_of_those_names(self, tmp_path: Path):
         """Folders 0 to 11 stand in the order 0, 1, 10, 11, 2, ...; label 10 is the class "10"."""
         names = sorted(map(str, range(12)))
@@ -185,6 +189,7 @@ class TestClassesByName:
         by_list = run_validate(tmp_path / "best.ckpt", *flags)
         assert by_folder["loss"] == pytest.approx(by_list["loss"], rel=1e-6)
 
+    @pytest.mark.slow
     def test_without_names_the_order_is_told_and_a_part_refused(
         self, folder: Path, tmp_path: Path, caplog
     ):
@@ -228,6 +233,7 @@ def test_a_training_step_s_file_has_its_recipe(folder: Path, tmp_path: Path, cap
 
 
 class TestLoadModel:
+    @pytest.mark.slow
     def test_a_classifier(self, folder: Path):
         model = mindtwins.load_model(folder / "best.ckpt")
         file = folder / "data/val/crow/0.png"

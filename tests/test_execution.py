@@ -30,8 +30,15 @@ def weights() -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.slow
-def test_precision_levels_compute_in_fp16(weights: dict):
+@pytest.mark.parametrize(
+    "level",
+    [
+        pytest.param("O1", marks=pytest.mark.endurance),
+        pytest.param("O2", marks=pytest.mark.slow),  # the recipes'
+        pytest.param("O3", marks=pytest.mark.endurance),
+    ],
+)
+def test_precision_levels_compute_in_fp16(level: str, weights: dict):
     images = Tensor(np.random.default_rng(1).normal(size=(2, 3, 32, 32)).astype(np.float32))
 
     def logits(level: str) -> np.ndarray:
@@ -43,19 +50,12 @@ def test_precision_levels_compute_in_fp16(weights: dict):
         return model(images).asnumpy().astype(np.float32)
 
     full = logits("O0")
-    for level in ("O1", "O2", "O3"):
-        difference = np.abs(logits(level) - full).max() / full.std()
-        assert 1e-5 < difference < 0.05, level
+    difference = np.abs(logits(level) - full).max() / full.std()
+    assert 1e-5 < difference < 0.05
 
 
-@pytest.mark.parametrize(
-    "level",
-    [
-        pytest.param("O1", marks=pytest.mark.endurance),
-        pytest.param("O2", marks=pytest.mark.slow),  # the recipes'
-        pytest.param("O3", marks=pytest.mark.endurance),
-    ],
-)
+@pytest.mark.endurance
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
 def test_a_segmentor_takes_a_step_at_each_level(level: str):
     """The loss and the batch norms' statistics are nearly those of float32, and still float32."""
     random = np.random.default_rng(0)
@@ -119,6 +119,7 @@ def test_an_unusable_device_is_one_sentence():
         use_device("Ascend")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["O2", "O3"])
 def test_regions_stay_where_they_are(level: str):
     """In fp16 the area of the first is infinite, so it would be taken from another level."""

@@ -53,6 +53,7 @@ def run(command, *words: object) -> None:
     command.main([str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_the_exported_file_has_the_checkpoint_s_accuracy(folder, tmp_path, capsys):
     results = []
     for flag, file in (("--ckpt_path", "tiny.ckpt"), ("--onnx_path", "tiny.onnx")):
@@ -65,6 +66,7 @@ def test_the_exported_file_has_the_checkpoint_s_accuracy(folder, tmp_path, capsy
     assert exported["images"] == 10 and exported["onnx_path"] == str(folder / "tiny.onnx")
 
 
+@pytest.mark.slow
 def test_the_exported_file_predicts_what_the_checkpoint_does(folder, tmp_path):
     results = []
     for flag, file in (("--ckpt_path", "tiny.ckpt"), ("--onnx_path", "tiny.onnx")):
@@ -147,6 +149,7 @@ def rough_gelu(graph: Graph, x: str) -> str:
     return graph.add("Mul", x, gate)
 
 
+@pytest.mark.slow
 def test_a_wrong_file_is_not_left(folder, tmp_path, monkeypatch):
     """Nor does it take the place of what was there; the report says how wrong it was."""
     monkeypatch.setattr(backbone, "gelu", rough_gelu)
@@ -164,6 +167,7 @@ def test_a_wrong_file_is_not_left(folder, tmp_path, monkeypatch):
     assert not any(row["passed"] for row in rows) and min(row["deviation"] for row in rows) > 1e-3
 
 
+@pytest.mark.slow
 def test_an_export_to_a_full_disk(folder, tmp_path):
     """A limit of the file's size stands for it: the system says the like, and nothing is left."""
     target = tmp_path / "x.onnx"

@@ -182,6 +182,7 @@ def test_results_take_no_other_file_s_place(folder, flag, name):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_unreadable_images_may_be_left_out(folder, tmp_path, capsys):
     """And a class may be called what is no formula."""
     (tmp_path / "names.txt").write_text("$\\frac{$\n" * 10)
@@ -215,6 +216,7 @@ def test_a_mistake_ends_the_process_with_one_line():
     )
 
 
+@pytest.mark.slow
 def test_several_names_patterns_and_folders_in_folders(folder, tmp_path, capsys):
     """Each image once, however often it is named."""
     for name in ("a.png", "b.png", "sub/c.png", "sub/deep/d.jpg", "with,comma.png"):

@@ -35,6 +35,7 @@ def test_version():
     assert mindtwins("--version") == f"mindtwins {__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_each(name):
     output = mindtwins(name, "--help")

@@ -84,6 +84,7 @@ def test_the_source_distribution_holds_what_building_and_running_take(sdist: Pat
     assert not [name for name in files if name.endswith((".so", ".pyc"))]
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_with_its_recipes_and_nothing_else(wheel: zipfile.ZipFile):
     files = {name for name in wheel.namelist() if ".dist-info/" not in name}
     recipes = {f"mindtwins/configs/{path.name}" for path in (ROOT / "configs").iterdir()}

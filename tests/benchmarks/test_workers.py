@@ -45,6 +45,7 @@ def test_a_worker_that_was_lost_is_started_again(tmp_path):
         assert stub.ask("turn") != first
 
 
+@pytest.mark.slow
 def test_a_task_that_fails_leaves_the_worker_running():
     with workers.start("torch eager") as worker:
         with pytest.raises(workers.Failed, match="nowhere"):

@@ -86,6 +86,7 @@ WRITERS: dict[str, Callable[[Image.Image, Path], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("photograph", [0, 1])
 def test_bit_equal_for_every_kind_of_file(
@@ -113,6 +114,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     ("crop_pct", "resize"),

@@ -133,6 +133,7 @@ def test_a_new_head_has_no_names(ckpt: Path, tmp_path: Path):
     assert load_checkpoint(tmp_path / "new.ckpt").metadata["classes"] is None
 
 
+@pytest.mark.slow
 def test_people_see_words(ckpt: Path, pictures, tmp_path: Path, capsys):
     words = list(imagenet_words().values())
     assert load_model(ckpt).classes == tuple(words)

@@ -97,6 +97,7 @@ def test_who_shares_a_draw() -> None:
     assert max(distinct["elem"]) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["batch", "elem"])
 def test_probabilities(mode: str) -> None:
     mixing = Mixing(CLASSES, prob=0.6, switch_prob=0.3, mode=mode)
@@ -188,6 +189,7 @@ def shard_kinds(shards: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[str, 
     return kinds
 
 
+@pytest.mark.slow
 def test_each_rank_draws_its_own_as_the_authors_processes_did() -> None:
     """A step of 8 ranks has both kinds, and its mean lambda varies an eighth as much."""
     means = {}

@@ -133,6 +133,7 @@ def test_how_pictures_are_read(
         data.read(0)
 
 
+@pytest.mark.slow
 def test_photographs_to_classify_may_be_turned(tmp_path: Path, photographs: list[Image.Image]):
     exif = Image.Exif()
     exif[0x0112] = 3

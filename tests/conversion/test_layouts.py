@@ -57,6 +57,7 @@ def ids(layout):
 with_reference = [layout for layout in all_layouts(KINDS) if layout.project != "sssegmentation"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", with_reference, ids=ids)
 @pytest.mark.parametrize("variant", ["svt_tiny", "pcpvt_small"])
 @pytest.mark.parametrize("head", ["fpn", "upernet"])

@@ -77,6 +77,7 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
 TINY = ((1, 2, 2, 1), "svt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "depths", "family", "lists"),
     [
@@ -103,6 +104,7 @@ def arrays(tiny_state) -> dict[str, np.ndarray]:
     return in_the_ports_order(tiny_state, *TINY)
 
 
+@pytest.mark.slow
 def test_converted_verified_and_what_is_told(tmp_path, arrays, pt2ms, capsys):
     source = write(tmp_path / "old.ckpt", arrays)
     pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "new.ckpt", "--verify")

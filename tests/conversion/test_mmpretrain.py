@@ -36,6 +36,7 @@ def reference(name="svt_tiny", classes=7, **options):
     return randomize(create_mmpretrain_reference(name, classes, **options), seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DIALECTS)
 def test_is_recognized_with_its_dialect(save, name):
     state = reference(name).state_dict()

@@ -117,6 +117,7 @@ def test_without_one_it_is_as_published(converted):
     assert "own recipe" not in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -141,6 +142,7 @@ def test_what_is_not_done_here_is_told(converted, change, told):
     assert told in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -40,6 +40,7 @@ def every_model():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", every_model())
 def test_round_trip_of_every_model(tmp_path, pt2ms, ms2pt, name):
     with torch.device("meta"):  # not initialized twice
@@ -80,6 +81,7 @@ def test_back_to_safetensors(tmp_path, source, tiny_state, pt2ms, ms2pt, layout)
     assert_same_bits(safetensors.torch.load_file(target), tiny_state)
 
 
+@pytest.mark.slow
 def test_the_model_loads_what_was_written(tmp_path, source, tiny_state, pt2ms):
     pt2ms("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt")
     model = create_model("svt_tiny", num_classes=10, ckpt_path=tmp_path / "x.ckpt")
@@ -228,6 +230,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_one_line_and_runs_nothing(tmp_path, save):
     marker, target = tmp_path / "marker", tmp_path / "x.ckpt"
     source = save({"model": Payload(marker)})
@@ -319,6 +322,7 @@ def test_key_and_prefix_choose(tmp_path, save, tiny_state, pt2ms):
     np.testing.assert_array_equal(found, other["norm.bias"].numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["weights.pth", "lightning.ckpt", "model.safetensors"])
 def test_pytorchs_weights_given_as_a_checkpoint_are_sent_to_the_conversion(
     tmp_path, tiny_state, name

@@ -251,6 +251,7 @@ class TestBackboneOfTheKeyConverter:
         ms2pt("--ckpt_path", tmp_path / "x.ckpt", "--pt_path", tmp_path / "back.pth")
         assert_same_bits(torch.load(tmp_path / "back.pth"), backbone)
 
+    @pytest.mark.slow
     def test_computes_the_same(self, save, backbone, tmp_path):
         source = read_source(save(backbone))
         conversion = from_torch(source, KINDS)
@@ -268,6 +269,7 @@ def assert_same_bits(found, expected):
         assert found[name].dtype == tensor.dtype, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 @pytest.mark.parametrize(
     ("layout", "head"),

@@ -145,6 +145,7 @@ def nested(key, state):
 
 
 class TestStateDict:
+    @pytest.mark.slow
     @pytest.mark.parametrize("average", AVERAGES)
     @pytest.mark.parametrize("weights", ["model", "state_dict", "model_state_dict"])
     def test_weights_come_before_their_average(self, convert, tiny_state, weights, average):

@@ -60,6 +60,7 @@ def close(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "per_pixel"), [("retinanet_loss", 9), ("rpn_loss", 3)])
 def test_losses_of_anchors(name: str, per_pixel: int) -> None:
     data = theirs(name)
@@ -102,6 +103,7 @@ def test_retinanet_of_levels() -> None:
     close(float(loss), data["loss_cls"].sum() + data["loss_bbox"].sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filled_up", [0, 7])
 def test_losses_of_regions(filled_up: int) -> None:
     """Rows that only fill up a batch change nothing."""

@@ -33,6 +33,7 @@ def stages(name):
     return maps if name.startswith("retinanet") else maps + regions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [randomize, lambda model: amplify(randomize(model))])
 @pytest.mark.parametrize("name", TINY)
 def test_every_stage(name, weights):
@@ -146,6 +147,7 @@ def test_in_graph_mode():
     np.testing.assert_array_equal(compiled.masks, expected.masks)
 
 
+@pytest.mark.slow
 def test_a_picture_without_objects():
     ms.set_context(mode=ms.PYNATIVE_MODE)
     images = Tensor(np.zeros((1, 3, 64, 64), np.float32))

@@ -156,6 +156,7 @@ def mask_rcnn_losses(reference: MaskRCNNReference, batch: MicroBatch) -> dict[st
     )
 
 
+@pytest.mark.slow
 def test_a_step_equals_pytorchs() -> None:
     ms.set_context(mode=ms.PYNATIVE_MODE)
     model, reference = pair()
@@ -251,7 +252,7 @@ def weights_of(model: nn.Cell) -> np.ndarray:
     return np.concatenate([p.asnumpy().ravel() for p in model.get_parameters()])
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_accumulation_averages_what_the_passes_say() -> None:
     """Each with regions of its own pictures, whatever the order; the weights are those before."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
@@ -268,6 +269,7 @@ def test_accumulation_averages_what_the_passes_say() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_regions_are_drawn_by_the_pictures_seeds() -> None:
     """Few are drawn of many, a quarter of them of objects, each time the same."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
@@ -291,6 +293,7 @@ def test_regions_are_drawn_by_the_pictures_seeds() -> None:
     assert (other[1] != rois[1]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
 def test_a_diverged_model_proposes_nothing(value: float) -> None:
     """And the loss is not finite, even where all anchors are rightly sure that nothing is there."""
@@ -303,6 +306,7 @@ def test_a_diverged_model_proposes_nothing(value: float) -> None:
     assert not np.isfinite(training_step(model)([batch], 1e-3).loss)
 
 
+@pytest.mark.slow
 def test_pictures_without_any_object() -> None:
     """The step learns that nothing is there, and nothing of boxes and masks."""
     ms.set_context(mode=ms.PYNATIVE_MODE)

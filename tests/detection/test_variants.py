@@ -38,6 +38,7 @@ def test_lists_the_twelve_published():
     assert mindtwins.list_detectors() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mindtwins.list_detectors())
 def test_parameters(name):
     head, backbone = name.split("_", 1)
@@ -66,6 +67,7 @@ def test_initialization():
     assert abs(values["neck.fpn_convs.3.conv.weight"]).max() == pytest.approx(bound, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_initialization_of_regions():
     detector = mindtwins.create_detector("maskrcnn_svt_small")
     values = {p.name: p.asnumpy() for p in detector.get_parameters()}

@@ -22,6 +22,7 @@ def tiny_int8(tmp_path_factory, tiny, run_export):
     return path
 
 
+@pytest.mark.slow
 def test_int8_is_as_far_off_as_it_says(tiny, tiny_int8):
     x = normalized_crops(precision.CROPS, 3, 224, 224)
     with torch.no_grad():
@@ -45,6 +46,7 @@ def test_the_linear_layers_are_integers(tiny_int8, tiny_onnx):
     assert tiny_int8.stat().st_size < 0.6 * tiny_onnx.stat().st_size
 
 
+@pytest.mark.slow
 def test_values_that_are_not_finite(tiny, tmp_path, run_export, monkeypatch):
     monkeypatch.setattr(OnnxModel, "run", lambda self, images: [np.full((16, 10), np.nan)])
     words = ("--ckpt_path", tiny[0], "--file_name", tmp_path / "x.onnx", "--image_size", 32)
@@ -53,6 +55,7 @@ def test_values_that_are_not_finite(tiny, tmp_path, run_export, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_bf16_is_a_float32_file_for_openvino(tiny, tmp_path, run_export, monkeypatch):
     words = ("--ckpt_path", tiny[0], "--file_name", tmp_path / "x.onnx", "--image_size", 32)
     words = (*words, "--precision", "bf16")

@@ -62,6 +62,7 @@ def deviations(path: Path, reference: torch.nn.Module, shapes) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [PUBLISHED, OFFICIAL], ids=["published", "official"])
 @pytest.mark.parametrize("name", ["fpn_svt_tiny", "upernet_svt_tiny"])
 def test_logits_are_pytorch_s_at_any_size(name, dialect, tmp_path, save_segmentor, write):
@@ -70,8 +71,13 @@ def test_logits_are_pytorch_s_at_any_size(name, dialect, tmp_path, save_segmento
     assert max(deviations(tmp_path / "x.onnx", reference, SHAPES)) < 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["fpn_pcpvt_small", "upernet_svt_small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("fpn_pcpvt_small", marks=pytest.mark.slow),
+        pytest.param("upernet_svt_small", marks=pytest.mark.endurance),
+    ],
+)
 def test_published_segmentors(name, tmp_path, save_segmentor, write):
     assert name in mindtwins.list_segmentors()
     reference = save_segmentor(tmp_path / "x.ckpt", name, 150)

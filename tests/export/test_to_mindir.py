@@ -24,6 +24,10 @@ from mindtwins.export.seal import PLACE, SEAL_KEY, seal
 ROOT = Path(__file__).parents[2]
 
 
+# A file is exported for most.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def tiny_mindir(tmp_path_factory, tiny, run_export) -> Path:
     """The export of svt_tiny. Tests must not change it."""
@@ -61,7 +65,6 @@ def test_no_file_of_this_disk_is_named(tiny_mindir):
     assert str(ROOT).encode() not in content and sys.prefix.encode() not in content
 
 
-@pytest.mark.slow
 def test_features_for_other_devices(tiny, tmp_path, run_export):
     """With MindSpore's own operators, and for one shape."""
     target = tmp_path / "maps.mindir"
@@ -74,8 +77,13 @@ def test_features_for_other_devices(tiny, tmp_path, run_export):
         assert np.abs(found - stages[name].numpy()).max() / stages[name].std() < 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("padding", "size"), [("mask", 100), ("none", 224)])
+@pytest.mark.parametrize(
+    ("padding", "size"),
+    [
+        ("mask", 100),
+        pytest.param("none", 224, marks=pytest.mark.endurance),
+    ],
+)
 def test_other_paddings_need_one_size(padding, size, tmp_path, save_classifier, run_export):
     reference = save_classifier(tmp_path / "x.ckpt", window_padding=padding)
     words = ("--ckpt_path", tmp_path / "x.ckpt", "--file_name", tmp_path / "x.mindir")
@@ -126,7 +134,6 @@ def test_another_version_of_mindspore(tiny_mindir, monkeypatch):
         MindirModel(tiny_mindir)
 
 
-@pytest.mark.slow
 def test_an_export_to_a_full_disk(tiny, tmp_path):
     """A limit of the file's size stands for it."""
     done = subprocess.run(

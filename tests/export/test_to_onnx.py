@@ -39,6 +39,7 @@ def deviations(path: Path, reference: torch.nn.Module, shapes=SHAPES) -> list[fl
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amplified", [False, True])
 @pytest.mark.parametrize(
     "dialect",
@@ -80,6 +81,7 @@ def test_every_model(name, tmp_path, save_classifier, write):
     assert max(deviations(tmp_path / "x.onnx", reference, SHAPES[:2])) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_features(tiny, tmp_path, write):
     checkpoint, classifier = tiny
     target = tmp_path / "maps.onnx"

@@ -228,6 +228,7 @@ class TestRepository:
         assert not hub.requests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [PUBLISHED, OTHER])
 @pytest.mark.parametrize("place", [0, 5, 9, -1])  # length of the header, header, last weight
 def test_a_flipped_bit(hub: Hub, tiny_file: bytes, tmp_path: Path, name: str, place: int):
@@ -375,6 +376,7 @@ class TestScripts:
         with torch.no_grad():
             return reference(torch.from_numpy(np.stack(pixels))).numpy()
 
+    @pytest.mark.slow
     def test_infer(self, hub: Hub, tiny_file: bytes, data: Path, tmp_path: Path):
         hub.files[OTHER]["config.json"] = json.dumps(CONFIG).encode()
         files = sorted((data / "val").rglob("*.png"))
@@ -384,6 +386,7 @@ class TestScripts:
         best = self.logits(tiny_file, files).argmax(1)
         assert [entry["names"][0] for entry in found] == [f"digit {number}" for number in best]
 
+    @pytest.mark.slow
     def test_validate(self, hub: Hub, tiny_file: bytes, data: Path, tmp_path: Path):
         hub.files[OTHER]["config.json"] = json.dumps(CONFIG).encode()
         files = sorted((data / "val").rglob("*.png"))
@@ -396,6 +399,7 @@ class TestScripts:
         assert result["top1"] == pytest.approx(100 * right.mean())
         assert result["ckpt_path"] == OTHER
 
+    @pytest.mark.slow
     def test_export(self, hub: Hub, tiny_file: bytes, tmp_path: Path):
         file = tmp_path / "x.onnx"
         export.main(["--pretrained", "--model", "svt_tiny", "--file_name", str(file)])
@@ -508,7 +512,7 @@ def test_two_processes_at_once_without_torch(hub: Hub, images, expected, tmp_pat
     assert sum(method == "GET" and "resolve" in path for method, path in hub.requests) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @needs_mpirun
 def test_rank_0_fetches(hub: Hub, tmp_path: Path, photographs, monkeypatch):
     for name, value in environment(hub, tmp_path).items():

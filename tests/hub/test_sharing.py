@@ -97,6 +97,7 @@ def test_a_training_checkpoint_without_its_state(converted: Path, tmp_path: Path
     assert_same(mindtwins.load_model(tmp_path / "model"), mindtwins.load_model(converted))
 
 
+@pytest.mark.slow
 def test_a_training_s_recipe_stays_at_home(converted: Path, tmp_path: Path):
     whole = load_checkpoint(converted)
     metadata = {**whole.metadata, "recipe": {"data_dir": "/home/me/secret"}, "progress": {}}
@@ -210,6 +211,7 @@ class TestMistakes:
 
 
 class TestHub:
+    @pytest.mark.slow
     @pytest.mark.parametrize("of_a_folder", [False, True])
     def test_there_and_back(self, hub: Hub, converted: Path, tmp_path: Path, of_a_folder: bool):
         source = converted

@@ -126,6 +126,7 @@ def test_batch_norm_of_one_value_is_refused():
         layer(Tensor(tokens(1, 1, 1, 5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "new"), [((5, 7), (10, 9)), ((9, 1), (3, 4))])
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
@@ -191,6 +192,7 @@ class EveryOther(torch.nn.Module):
         return torch.nn.functional.max_pool2d(x, 1, stride=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)])
 def test_subsample(size):
     check(Function(layers.subsample), EveryOther(), tokens(2, *size, 6), channels_first=True)

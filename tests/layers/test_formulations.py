@@ -17,6 +17,7 @@ from mindtwins.reference import create_reference
 from mindtwins.reference.weights import randomize
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 8), (11, 6), (9, 13)])
 @pytest.mark.parametrize("kernel", [2, 4])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
@@ -47,6 +48,7 @@ def test_dense(formulation):
     check(layer, reference, tokens(2, 3, 5, 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [6, 64, 100])
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-5])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
@@ -86,6 +88,7 @@ def test_logits_are_as_precise_as_a_product_can_be(formulation):
     assert error.std() < 2e-7 * exact.std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [6, 1030])
 @pytest.mark.parametrize("rows", [2, 16, 97, 98])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
@@ -228,6 +231,7 @@ def test_cross_attention(formulation, heads, depth, size, summary):
     check(CrossAttentionOfOne(layer, summary), TorchCrossAttention(heads, summary), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 @pytest.mark.parametrize("name", ["svt_tiny", "pcpvt_small"])
 def test_whole_model(formulation, name):
@@ -240,6 +244,7 @@ def test_whole_model(formulation, name):
     assert_stages_agree(ClassifierOutputs(cell), reference, photographs(99, 67))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_half_precision_has_a_formulation_too(formulation):
     """The kernels are float32 only."""
@@ -289,6 +294,7 @@ class UsesKernel(nn.Cell):
         return of_layer, of_function
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not kernels.available(), reason=kernels.status())
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
 def test_kernels_are_for_float32_and_layers_remember_their_formulation(mode):

@@ -301,6 +301,7 @@ def outputs_and_gradients(function, inputs) -> tuple[list[np.ndarray], list[np.n
     return [t.asnumpy() for t in outputs], [t.asnumpy() for t in gradients]
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("plain", CASES, ids=lambda plain: plain.__name__)
 def test_kernel_gives_the_plain_formulations_numbers(plain):

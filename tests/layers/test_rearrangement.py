@@ -18,6 +18,7 @@ class TorchFunction(torch.nn.Module):
         self.forward = function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_channels_first_and_last(formulation, size):
@@ -34,6 +35,7 @@ def test_channels_first_and_last(formulation, size):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_scale_channels(formulation, size):
@@ -57,6 +59,7 @@ def test_a_branch_counts_for_each_sample_as_much_as_its_factor(formulation):
     np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [3, 40])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_patches_of_large_kernels(formulation, channels):

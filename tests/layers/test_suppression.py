@@ -29,6 +29,7 @@ def by_definition(boxes, scores, threshold):
     return kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
 def test_whole_pixels_and_equal_scores(way, threshold):
     """Where all is exact, ties of scores and overlaps of just the threshold included."""

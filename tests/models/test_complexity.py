@@ -23,6 +23,7 @@ def test_published_figures(name):
     assert round(sum(part.layer_products for part in count(name)) / 1e9, 1) == PUBLISHED[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"), [("svt_small", 224), ("pcpvt_small", 224), ("svt_tiny", 101)]
 )

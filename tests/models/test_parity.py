@@ -34,6 +34,7 @@ def compiled(name: str) -> tuple[nn.Cell, ClassifierOutputs]:
     return cell, ClassifierOutputs(cell)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("name", MODELS)
 def test_stages_and_logits_at_224(name, weights):

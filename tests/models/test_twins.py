@@ -19,6 +19,7 @@ def images(batch: int = 2, side: int = 64) -> Tensor:
     return Tensor(values.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_graph_and_pynative_give_the_same_numbers():
     model = mindtwins.create_model("svt_tiny", num_classes=10)
     in_graph = model(images()).asnumpy()
@@ -26,6 +27,7 @@ def test_graph_and_pynative_give_the_same_numbers():
     np.testing.assert_allclose(model(images()).asnumpy(), in_graph, atol=1e-6 * in_graph.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["O1", "O2", "O3"])
 def test_fp16_runs_in_pynative_mode_too(level):
     """MindSpore would give the kernels fp16 there, which they refuse."""
@@ -43,6 +45,7 @@ def test_fp16_runs_in_pynative_mode_too(level):
         assert np.abs(gradient.asnumpy() - exact).max() < 0.05 * np.abs(exact).max() + 1e-6
 
 
+@pytest.mark.slow
 def test_images_of_fp16_are_computed_with_in_float32():
     model = mindtwins.create_model("svt_tiny", num_classes=10)
     rounded = Tensor(images().asnumpy().astype(np.float16))
@@ -122,6 +125,7 @@ def test_mask_separates_real_from_padded_tokens():
             assert mask[0, 1, 0, query, key] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not kernels.available(), reason=kernels.status())
 @pytest.mark.parametrize(
     ("stage", "index", "branch", "first", "last", "channels"),
@@ -163,6 +167,7 @@ def test_a_branch_is_one_operation_only_where_that_computes_the_same(
         assert not joined()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not kernels.available(), reason=kernels.status())
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
 def test_a_joined_branch_drops_what_the_mask_says_of_each_image(mode):

@@ -27,6 +27,7 @@ def test_list_models():
     assert mindtwins.list_models() == list(PARAMETERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count(name):
     shapes = parameter_shapes(name)
@@ -136,6 +137,7 @@ def test_wrong_dtype():
         mindtwins.create_model("svt_tiny")(Tensor(np.zeros((1, 3, 64, 64), np.uint8)))
 
 
+@pytest.mark.slow
 def test_initialization():
     """The official one: linear layers 0.02, convolutions by fan-out, biases 0, norms 1 and 0."""
     model = mindtwins.create_model("svt_small")

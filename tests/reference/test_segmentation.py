@@ -26,6 +26,7 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("official", [True, False])
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count(name, official):
@@ -69,6 +70,7 @@ def test_both_sets_of_names_compute_the_same(name):
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["svt_tiny", "pcpvt_small"])
 def test_the_key_converters_backbone_computes_the_same(name):
     official = randomize(create_reference(name, num_classes=0))

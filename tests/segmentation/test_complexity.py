@@ -6,6 +6,7 @@ from mindtwins.reference.segmentation import create_segmentation_reference
 from mindtwins.segmentation.complexity import count, format_summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "rounding"),
     [

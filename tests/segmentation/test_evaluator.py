@@ -172,6 +172,7 @@ def test_areas_are_those_by_hand(pairs: ImageLabelFolder, protocol: str) -> None
 # Unreadable files --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_unreadable_pictures_are_left_out(pairs: ImageLabelFolder) -> None:
     expected = SegmentationEvaluator(Stub(), loader(pairs), show_progress=False).evaluate()
     first, last = Path(pairs.paths[0]), Path(pairs.paths[3])
@@ -218,6 +219,7 @@ def test_nothing_readable(pairs: ImageLabelFolder) -> None:
 # Speed -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_speed_leaves_compiling_out(pairs: ImageLabelFolder) -> None:
     evaluator = SegmentationEvaluator(Stub(), loader(pairs), show_progress=False)
     assert evaluator.images_per_second is None

@@ -162,6 +162,7 @@ def test_batches_without_a_readable_picture_are_left_out(pairs: ImageLabelFolder
     assert batches == [[0, 2], [4, 6], [7]] and loader.skipped == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [{}, {"python_multiprocessing": True}])
 @pytest.mark.parametrize("skip_bad_images", [False, True])
 def test_wrong_labels_always_stop_the_run(

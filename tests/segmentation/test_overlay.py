@@ -70,6 +70,7 @@ def test_written_labels_are_read_back(tmp_path: Path) -> None:
         write_labels(tmp_path / "no" / "x.png", labels)
 
 
+@pytest.mark.slow
 def test_the_legend_grows_with_the_picture(photograph: np.ndarray) -> None:
     def swatch_height(width: int, height: int) -> int:
         picture = Image.fromarray(photograph).resize((width, height))

@@ -102,6 +102,7 @@ def test_published_models_at_sizes_that_need_padding(name, size):
     assert_same_up_to_rounding(SegmentorOutputs(segmentor), reference, photographs(*SIZES[size]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_official_dialect(name):
     ms.set_context(mode=ms.PYNATIVE_MODE)
@@ -176,6 +177,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_parity_fails_under_each_mistake(mistake):
     """A test of the test."""

@@ -55,6 +55,7 @@ def random_segmentor(picture: Path) -> nn.Cell:
     return model
 
 
+@pytest.mark.slow
 def test_labels_overlays_and_shares(save: Save, tmp_path: Path) -> None:
     files = [save("a.png"), save("b.jpg", 40, 30)]
     model = random_segmentor(files[0])
@@ -131,6 +132,7 @@ def test_unreadable_images_are_found_first(save: Save, tmp_path: Path) -> None:
         segment(unused, TRANSFORM, [save("a.png"), tmp_path / "b.png"], NAMES, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_photographs_may_be_turned(save: Save, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -147,6 +149,7 @@ def test_photographs_may_be_turned(save: Save, tmp_path: Path) -> None:
         assert (first.tobytes() == second.tobytes()) == turned
 
 
+@pytest.mark.slow
 def test_label_files_of_odd_names(save: Save, tmp_path: Path) -> None:
     save("a.png").rename(tmp_path / os.fsdecode(b"\xe9.png"))
     (file,) = tmp_path.glob("*.png")

@@ -29,6 +29,7 @@ def values(segmentor):
     return {p.name: p.asnumpy().copy() for p in segmentor.get_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [5, 0])
 @pytest.mark.parametrize("name", ["fpn_svt_tiny", "upernet_svt_tiny"])
 def test_every_tensor_is_accounted_for(classifier, name, classes):
@@ -65,12 +66,14 @@ def test_the_dialect_stays_that_of_the_segmentor(classifier):
     assert segmentor.dialect.block_epsilon == 1e-5
 
 
+@pytest.mark.slow
 def test_another_backbone(classifier):
     _, path = classifier()
     with pytest.raises(UserError, match="checkpoint of svt_tiny, whose backbone is not pcpvt_sm"):
         load_backbone(mindtwins.create_segmentor("fpn_pcpvt_small", 3), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["fpn_svt_tiny", "upernet_svt_tiny"])
 @pytest.mark.parametrize("metadata", [None, {"task": "segmentation"}])
 def test_another_segmentor(tmp_path, other, metadata):
@@ -94,6 +97,7 @@ def test_another_segmentor(tmp_path, other, metadata):
     assert f"left out: {next(n for n in source if n in report.left_out)}" in str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["classifier", "segmentor"])
 def test_a_training_steps_file(tmp_path, model):
     if model == "classifier":

@@ -30,8 +30,13 @@ class Factors(torch.nn.Module):
         return x * self.factors[:, :, None, None]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["fpn_svt_tiny", "upernet_svt_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("fpn_svt_tiny", marks=pytest.mark.endurance),
+        pytest.param("upernet_svt_tiny", marks=pytest.mark.slow),  # the other and more
+    ],
+)
 def test_steps_equal_pytorchs(name: str):
     """Forward with batch statistics and dropout, backward, AdamW with the recipes' exemptions."""
     ms.set_context(mode=ms.GRAPH_MODE)

@@ -60,6 +60,7 @@ def test_list_segmentors():
     assert mindtwins.list_segmentors() == list(PARAMETERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count(name):
     assert count(segmentor_shapes(name)) == PARAMETERS[name]
@@ -142,6 +143,7 @@ def test_the_dialect_is_mmsegmentations_unless_stated():
     assert other.dialect.window_padding == "mask"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fpn_svt_tiny", "upernet_svt_tiny"])
 @pytest.mark.parametrize(
     ("rounding", "side", "third"), [("floor", (24, 40), (6, 10)), ("ceil", (25, 41), (7, 11))]
@@ -157,6 +159,7 @@ def test_outputs(name, rounding, side, third):
     assert len(shapes) == (1 if name.startswith("fpn") else 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fpn_svt_tiny", "upernet_svt_tiny"])
 def test_what_is_broken_shows(name):
     """No ReLU makes 0 of NaN, from which plausible logits would follow."""
@@ -167,6 +170,7 @@ def test_what_is_broken_shows(name):
     assert np.isnan(logits).any()
 
 
+@pytest.mark.slow
 def test_dropped_channels():
     """All kept and doubled is the same as doubled maps; none kept leaves the classifier's bias."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
@@ -184,6 +188,7 @@ def test_dropped_channels():
     np.testing.assert_array_equal(factored[1] - bias, 0)
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_the_auxiliary_head_comes_last():
     ms.set_context(mode=ms.PYNATIVE_MODE)
     segmentor = mindtwins.create_segmentor("upernet_svt_tiny", 5).set_train()
@@ -221,6 +226,7 @@ def test_a_checkpoint_says_what_it_is_of(tmp_path):
         mindtwins.create_segmentor("fpn_svt_tiny", 5, tmp_path / "x.ckpt", auxiliary_channels=0)
 
 
+@pytest.mark.slow
 def test_initialization():
     """MMSegmentation's: convolutions by fan-out, the pyramid Xavier's, classifiers 0.01."""
     segmentor = mindtwins.create_segmentor("fpn_svt_small")

@@ -79,6 +79,7 @@ def test_a_classifier(running, models, crops, tmp_path, suffix):
     assert float(count.split()[1]) < 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", BOTH)
 def test_a_segmentor(running, models, crops, tmp_path, suffix, told):
     # A checkpoint's graph is compiled for each size: two crops of one.

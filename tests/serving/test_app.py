@@ -159,6 +159,7 @@ def test_pictures_of_an_answer(client):
     assert message == "output is 'overlay', but must be one of json, labels"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
@@ -406,6 +407,7 @@ def test_the_numbers_add_up(client):
     assert there["process_resident_memory_bytes"] > 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "form"),
     [

@@ -20,6 +20,7 @@ from mindtwins.serving.server import listen, url_of
 PATIENCE = 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

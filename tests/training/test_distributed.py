@@ -113,6 +113,7 @@ def test_killed_rank_ends_the_job_with_its_number_and_a_checkpoint(digits, tmp_p
     assert job.processes() == []
 
 
+@pytest.mark.slow
 def test_ranks_that_start_differently_are_found_out(digits, tmp_path):
     trainer = trainer_of(parse_config(TrainConfig, arguments(digits, tmp_path), ""))
 

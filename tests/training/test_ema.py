@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from mindspore import Tensor, nn, ops
 
 from mindtwins.training.ema import MovingAverage
@@ -19,6 +20,7 @@ class _AddOne(nn.Cell):
         return ops.assign_add(self.model.weight, ops.ones_like(self.model.weight))
 
 
+@pytest.mark.slow
 def test_values_and_swap():
     model = nn.Dense(2, 1, has_bias=False)
     model.weight.set_data(Tensor(np.array([[1.0, -3.0]], np.float32)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
@@ -25,6 +26,7 @@ def epoch(number: int) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_lines_curve_and_rewinding(tmp_path: Path):
     log = RunLog(tmp_path, CURVES)
     log.rewind(0, 0)  # nothing there yet

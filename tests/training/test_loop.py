@@ -119,6 +119,7 @@ def test_lines_come_once_a_minute(pictures: Path, tmp_path: Path, monkeypatch, c
     assert "; top-1 50 %" not in said and "test top-1 50 %; " in said
 
 
+@pytest.mark.slow
 def test_a_speed_that_was_not_measured_is_not_told(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
@@ -132,6 +133,7 @@ def test_a_speed_that_was_not_measured_is_not_told(
     assert second.endswith(" images/s") and not second.endswith("; 0 images/s")
 
 
+@pytest.mark.slow
 def test_a_run_from_before_the_choice_mixes_as_it_did(pictures: Path, tmp_path: Path, monkeypatch):
     trainer = trainer_of(pictures, tmp_path, max_steps=1, mixup=0.8)
     assert trainer.identity["recipe"]["mixup_draws"] == "rank"
@@ -168,6 +170,7 @@ def test_a_start_without_a_checkpoint_is_started_over(pictures: Path, tmp_path: 
         trainer_of(pictures, tmp_path).train()
 
 
+@pytest.mark.slow
 def test_readers_that_are_gone_do_not_end_a_run(pictures: Path, tmp_path: Path, monkeypatch):
     trainer = trainer_of(pictures, tmp_path, max_steps=1)
     pretend_steps(trainer, monkeypatch)

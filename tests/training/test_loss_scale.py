@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from mindspore import Tensor
 
 from mindtwins.training.loss_scale import LossScale
@@ -16,6 +17,7 @@ def test_halves_on_overflow_and_doubles_after_a_window():
     assert history == [(8, 1), (8, 2), (4, 0), (4, 1), (4, 2), (8, 0), (8, 1)]
 
 
+@pytest.mark.slow
 def test_static_scale_stays_one():
     scale = LossScale(8.0, window=1, dynamic=False)
     scale(Tensor(True))

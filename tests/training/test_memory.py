@@ -104,6 +104,7 @@ def test_a_little_too_much_is_told_with_a_batch_that_fits():
     assert check(TrainConfig(batch_size=52), 4 * GB) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "ranks", "free"),
     [
@@ -197,7 +198,7 @@ print(peak() - before, result.loss)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.skipif(not kernels.available(), reason="the kernels are not available")
 def test_half_precision_takes_about_as_much_as_float32(tmp_path: Path):
     """Of MindSpore's own operators it took 6 times as much: the kernels are float32's."""

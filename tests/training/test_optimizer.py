@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
+import pytest
 import torch
 from mindspore import Parameter, Tensor
 
@@ -45,6 +46,7 @@ def test_steps_equal_torchs():
     assert optimizer.step.asnumpy() == 30
 
 
+@pytest.mark.slow
 def test_a_constant_gradient_makes_steps_of_the_rate():
     """To rounding, with the betas of the recipes: 1 - beta ** t has few digits for small t."""
     weight = Parameter(Tensor(np.zeros(2, np.float32)), name="p")

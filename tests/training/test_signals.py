@@ -38,6 +38,7 @@ def test_the_same_request_may_come_again():
         assert request.signal == signal.SIGTERM
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signals", "code", "output"),
     [

@@ -124,6 +124,7 @@ class Toy(nn.Cell):
 KEEP = np.array([[0, 2, 2, 0, 0, 2, 0, 2]], np.float32)
 
 
+@pytest.mark.slow
 def test_accumulation_equals_one_large_batch():
     """Drop path included: its masks belong to the images."""
     whole, split = Toy(), Toy()
@@ -159,6 +160,7 @@ class BoxesAndMasks(nn.Cell):
         return by_box + ops.square(output[:, 4] - ops.cast(masks, ms.float32).mean((1, 2))).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_targets_may_be_several_arrays(accumulation: int):
     """Boxes (N, 3, 4) and masks (N, 5, 6), against the same loss in torch; each step its own."""
@@ -182,6 +184,7 @@ def test_targets_may_be_several_arrays(accumulation: int):
         assert result.finite and result.norm > 0
 
 
+@pytest.mark.slow
 def test_an_overflow_leaves_everything_as_it_was_and_halves_the_scale():
     model = Toy()
     scale = LossScale(2.0**10, window=2, dynamic=True)
@@ -240,6 +243,7 @@ class Difference(nn.Cell):
         return output - ops.mean(target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_new_size_after_an_evaluation_is_trained_on(accumulation: int):
     """The step compiles its graph then, while the model may still be in evaluation mode."""
@@ -251,6 +255,7 @@ def test_a_new_size_after_an_evaluation_is_trained_on(accumulation: int):
         model.set_train(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_targets_may_follow_from_the_model_as_it_is(accumulation: int):
     """A micro-batch is completed just before its pass, by a model that trains."""
