@@ -26,6 +26,7 @@ from mindspore import ops
 from benchmarks.command import Table, parser
 from benchmarks.inputs import EAGER
 from benchmarks.workers import Failed, start
+from mindtwins import huge_pages
 from mindtwins.errors import run_cli
 from mindtwins.execution import use_device
 from mindtwins.layers import kernels
@@ -36,7 +37,7 @@ _LIBRARIES = re.compile(r"lib(cudart|cublas|cublasLt|cudnn|nccl|cuda|mindspore_g
 
 
 def describe() -> str:
-    """Date, processor, cores, versions, kernels and how busy the machine is, in a few lines."""
+    """Date, processor, cores, load, versions, kernels and pages of memory, in a few lines."""
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     processor = model[1] if model else platform.processor()
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
@@ -50,9 +51,18 @@ def describe() -> str:
         [
             f"{date.today()}, {processor}, {cores} cores used, load {load:.1f}",
             f"Python {platform.python_version()}, {', '.join(versions)}",
-            kernels.status().partition(" (")[0],
+            f"{kernels.status().partition(' (')[0]}; {_pages()}",
         ]
     )
+
+
+def _pages() -> str:
+    """Who is given pages of 2 MB by the system, and whether the C library asks for them."""
+    try:
+        given = re.findall(r"\[(\w+)\]", huge_pages.SYSTEM.read_text())[0]
+    except (OSError, IndexError):
+        given = "unknown"
+    return f"huge pages: {given}, GLIBC_TUNABLES: {os.environ.get('GLIBC_TUNABLES', 'not set')}"
 
 
 @cache

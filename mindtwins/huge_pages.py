@@ -11,19 +11,24 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+# Which of "always", "madvise" (on request) and "never" is in brackets.
+SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
 # Of the C library of GNU, from 2.35 on; others take no notice.
 _VARIABLE, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
-_SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def restart_with_huge_pages() -> None:
     """Begin this process anew, as it was started, if it could have huge pages and does not ask.
 
     To be called by scripts before they do anything. Who has set `glibc.malloc.hugetlb` in
-    GLIBC_TUNABLES is left with that, whatever it is.
+    GLIBC_TUNABLES is left with that, whatever it is, and who debugs with the process as it is.
     """
     environment = with_huge_pages(os.environ)
-    if environment != os.environ and _on_request() and sys.executable:
+    traced = sys.gettrace() is not None
+    if environment != os.environ and _on_request() and sys.executable and not traced:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
@@ -38,6 +43,6 @@ def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
 def _on_request() -> bool:
     """Whether the system gives huge pages to those who ask, and to no others."""
     try:
-        return "[madvise]" in _SYSTEM.read_text()
+        return "[madvise]" in SYSTEM.read_text()
     except OSError:  # another system
         return False

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def main(argv):
         huge = next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
     print(json.dumps([os.getpid(), sys.flags.utf8_mode, argv, dict(os.environ), huge >> 10]))
 
-print("begun", flush=True)
+print("begun")
 run_cli(main)
 """
 
@@ -75,6 +76,27 @@ def test_other_settings_stay():
     }
 
 
+def test_a_debugged_script_is_left_alone(tmp_path: Path):
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    program = """
+    import os, pathlib, sys
+    from mindtwins import huge_pages
+    from mindtwins.errors import run_cli
+    huge_pages.SYSTEM = pathlib.Path(sys.argv[1])
+    sys.settrace(lambda *_: None)
+    run_cli(lambda argv: print(os.environ.get("GLIBC_TUNABLES")))
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "enabled")],
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("None\n", "")
+
+
 @pytest.mark.parametrize("system", ["[always] madvise never\n", "always madvise [never]\n", None])
 def test_nothing_begins_anew_for_nothing(
     system: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -82,7 +104,7 @@ def test_nothing_begins_anew_for_nothing(
     """Where all memory is huge, none can be, or the system knows of none."""
     if system is not None:
         (tmp_path / "enabled").write_text(system)
-    monkeypatch.setattr(huge_pages, "_SYSTEM", tmp_path / "enabled")
+    monkeypatch.setattr(huge_pages, "SYSTEM", tmp_path / "enabled")
     monkeypatch.delenv("GLIBC_TUNABLES")
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("began anew"))
     called = []
