@@ -40,6 +40,12 @@ def unused(images: Tensor) -> Tensor:
     raise AssertionError("the model was called")
 
 
+def by_color(images: np.ndarray) -> np.ndarray:
+    """A model without weights, for what does not depend on them: classes by bright and dark."""
+    colors = images[:, :, ::4, ::4] - images.mean((2, 3), keepdims=True)
+    return np.concatenate([colors, -colors[:, : len(NAMES) - 3]], 1)
+
+
 def random_segmentor(picture: Path) -> nn.Cell:
     """A tiny one, always the same, whose classes change from place to place."""
     model = create_segmentor("fpn_svt_tiny", len(NAMES)).set_train(False)
@@ -132,28 +138,25 @@ def test_unreadable_images_are_found_first(save: Save, tmp_path: Path) -> None:
         segment(unused, TRANSFORM, [save("a.png"), tmp_path / "b.png"], NAMES, tmp_path / "out")
 
 
-@pytest.mark.slow
 def test_photographs_may_be_turned(save: Save, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     upright = save("upright.png")
     stored = tmp_path / "stored.png"
     Image.open(upright).transpose(Image.Transpose.ROTATE_90).save(stored, exif=exif)
-    model = random_segmentor(upright)
     for turned, size in ((False, (60, 80)), (True, (80, 60))):
         folder = tmp_path / str(turned)
         files = [upright, stored]
-        results = segment(model, TRANSFORM, files, NAMES, folder, exif_orientation=turned)
+        results = segment(by_color, TRANSFORM, files, NAMES, folder, exif_orientation=turned)
         first, second = (Image.open(result["labels"]) for result in results)
         assert second.size == size
         assert (first.tobytes() == second.tobytes()) == turned
 
 
-@pytest.mark.slow
 def test_label_files_of_odd_names(save: Save, tmp_path: Path) -> None:
     save("a.png").rename(tmp_path / os.fsdecode(b"\xe9.png"))
     (file,) = tmp_path.glob("*.png")
-    (result,) = segment(random_segmentor(file), TRANSFORM, [file], NAMES, tmp_path / "out")
+    (result,) = segment(by_color, TRANSFORM, [file], NAMES, tmp_path / "out")
     json.dumps(result)
     assert os.fsencode(result["overlay"]).endswith(b"out/\xe9_overlay.png")
     assert Path(result["overlay"]).exists()

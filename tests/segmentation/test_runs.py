@@ -60,7 +60,7 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @needs_mpirun
 def test_two_ranks_learn_what_one_does_with_twice_the_batch(digits: Path, tmp_path: Path):
     """With batch statistics over both ranks, and 37 pictures evaluated by two."""
