@@ -378,6 +378,12 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "python -m benchmarks.speed --parts inference other_runtimes --models svt_small pcpvt_small": [
         Runs("--quick", tier="endurance")
     ],
+    "python -m benchmarks.speed --parts inference other_runtimes training"
+    " --models svt_small pcpvt_small": [Runs("--quick", tier="endurance")],
+    "GLIBC_TUNABLES=glibc.malloc.hugetlb=0 python -m benchmarks.speed --parts inference training"
+    " --models svt_small --cases inference,224,1 inference,224,16 training,224,8": [
+        Runs("--quick", tier="endurance")
+    ],
     "python -m benchmarks.speed --parts detection detection_training features segmentation"
     " --torch_python tv/bin/python": [
         Runs("--quick", replace={" --torch_python tv/bin/python": ""}, tier="endurance")
