@@ -16,6 +16,9 @@ SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 # Of the C library of GNU, from 2.35 on; others take no notice.
 _VARIABLE, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+# The number of a process that has begun anew, which it keeps. The variable itself may be taken away
+# on the way: a Python with capabilities of its own (setcap) never sees it.
+_BEGUN_ANEW = "MINDTWINS_BEGUN_ANEW"
 
 
 def restart_with_huge_pages() -> None:
@@ -24,12 +27,15 @@ def restart_with_huge_pages() -> None:
     To be called by scripts before they do anything. Who has set `glibc.malloc.hugetlb` in
     GLIBC_TUNABLES is left with that, whatever it is, and who debugs with the process as it is.
     """
-    environment = with_huge_pages(os.environ)
-    traced = sys.gettrace() is not None
-    if environment != os.environ and _on_request() and sys.executable and not traced:
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    environment, number = with_huge_pages(os.environ), str(os.getpid())
+    if environment == os.environ or os.environ.get(_BEGUN_ANEW) == number or not _on_request():
+        return
+    if not sys.executable or sys.gettrace() is not None:
+        return
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    command = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, command, environment | {_BEGUN_ANEW: number})
 
 
 def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 import os
 
+from mindtwins.huge_pages import with_huge_pages
+
 # Before torch is loaded: its idle threads would otherwise spin on the cores that MindSpore needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Else a script's start in this process would begin pytest anew (see `mindtwins.huge_pages`).
-os.environ["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES") or "glibc.malloc.hugetlb=1"
+os.environ |= with_huge_pages(os.environ)
 
 import ctypes
 import gc

@@ -76,6 +76,23 @@ def test_other_settings_stay():
     }
 
 
+def test_once_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the new process is not told either: a Python with capabilities loses the variable."""
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    monkeypatch.setattr(huge_pages, "SYSTEM", tmp_path / "enabled")
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    begun = []
+
+    def begin_anew(program: str, command: list[str], environment: dict[str, str]) -> None:
+        begun.append(command)
+        monkeypatch.setattr(os, "environ", environment | {"GLIBC_TUNABLES": ""})
+
+    monkeypatch.setattr(os, "execve", begin_anew)
+    for _ in range(2):
+        huge_pages.restart_with_huge_pages()
+    assert begun == [[sys.executable, *sys.orig_argv[1:]]]
+
+
 def test_a_debugged_script_is_left_alone(tmp_path: Path):
     (tmp_path / "enabled").write_text("always [madvise] never\n")
     program = """
