@@ -33,6 +33,8 @@ def check(config: TrainConfig, free: float, ranks: int = 1) -> str | None:
         ("svt_base", 224, 107),
         ("pcpvt_small", 224, 83),
         ("pcpvt_base", 224, 123),
+        ("svt_large", 224, 148),
+        ("pcpvt_large", 224, 163),
         ("svt_small", 512, 334),
         ("pcpvt_small", 512, 424),
     ],
@@ -46,7 +48,7 @@ def test_an_image_takes_what_was_measured(model: str, size: int, measured: float
 
 @pytest.mark.parametrize(
     ("model", "measured"),
-    [("fpn_svt_small", 485)],
+    [("fpn_svt_small", 485), ("fpn_pcpvt_small", 562)],
 )
 def test_so_does_a_crop(model: str, measured: float):
     config = TrainConfig(task="segmentation", model=model, image_size=512, num_classes=150)
@@ -59,8 +61,10 @@ def test_so_does_a_crop(model: str, measured: float):
     [
         ("retinanet_svt_small", 512, 1, 1733, 0.05),
         ("retinanet_svt_small", 512, 2, 2389, 0.05),
+        ("retinanet_svt_small", 512, 3, 3143, 0.05),
         ("retinanet_svt_small", 320, 2, 1513, 0.06),
         ("retinanet_svt_small", 320, 4, 2136, 0.05),
+        ("retinanet_svt_small", 320, 6, 2670, 0.05),
         ("maskrcnn_svt_small", 512, 1, 2614, 0.1),
         ("maskrcnn_svt_small", 512, 2, 4021, 0.1),
         ("maskrcnn_svt_small", 320, 1, 2436, 0.1),
