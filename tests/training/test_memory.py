@@ -48,7 +48,7 @@ def test_an_image_takes_what_was_measured(model: str, size: int, measured: float
 
 @pytest.mark.parametrize(
     ("model", "measured"),
-    [("fpn_svt_small", 485), ("fpn_pcpvt_small", 562)],
+    [("fpn_svt_small", 485), ("fpn_pcpvt_small", 562), ("upernet_svt_small", 1032)],
 )
 def test_so_does_a_crop(model: str, measured: float):
     config = TrainConfig(task="segmentation", model=model, image_size=512, num_classes=150)
