@@ -51,18 +51,10 @@ def describe() -> str:
         [
             f"{date.today()}, {processor}, {cores} cores used, load {load:.1f}",
             f"Python {platform.python_version()}, {', '.join(versions)}",
-            f"{kernels.status().partition(' (')[0]}; {_pages()}",
+            f"{kernels.status().partition(' (')[0]}; huge pages: {huge_pages.policy()}, "
+            f"GLIBC_TUNABLES: {os.environ.get('GLIBC_TUNABLES', 'not set')}",
         ]
     )
-
-
-def _pages() -> str:
-    """Who is given pages of 2 MB by the system, and whether the C library asks for them."""
-    try:
-        given = re.findall(r"\[(\w+)\]", huge_pages.SYSTEM.read_text())[0]
-    except (OSError, IndexError):
-        given = "unknown"
-    return f"huge pages: {given}, GLIBC_TUNABLES: {os.environ.get('GLIBC_TUNABLES', 'not set')}"
 
 
 @cache

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Which of "always", "madvise" (on request) and "never" is in brackets.
 SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 # Of the C library of GNU, from 2.35 on; others take no notice.
@@ -28,7 +27,7 @@ def restart_with_huge_pages() -> None:
     GLIBC_TUNABLES is left with that, whatever it is, and who debugs with the process as it is.
     """
     environment, number = with_huge_pages(os.environ), str(os.getpid())
-    if environment == os.environ or os.environ.get(_BEGUN_ANEW) == number or not _on_request():
+    if environment == os.environ or os.environ.get(_BEGUN_ANEW) == number or policy() != "madvise":
         return
     if not sys.executable or sys.gettrace() is not None:
         return
@@ -46,9 +45,9 @@ def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, _VARIABLE: ":".join(filter(None, (said, f"{_SETTING}=1")))}
 
 
-def _on_request() -> bool:
-    """Whether the system gives huge pages to those who ask, and to no others."""
+def policy() -> str:
+    """Whom the system gives huge pages: "always", "madvise" (on request), "never"; or "unknown"."""
     try:
-        return "[madvise]" in SYSTEM.read_text()
-    except OSError:  # another system
-        return False
+        return SYSTEM.read_text().split("[")[1].split("]")[0]  # all three, its own in brackets
+    except (OSError, IndexError):  # another system
+        return "unknown"

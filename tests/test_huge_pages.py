@@ -15,7 +15,7 @@ from mindtwins import huge_pages
 from mindtwins.errors import run_cli
 
 ROOT = Path(__file__).parents[1]
-ON_REQUEST = huge_pages._on_request()
+ON_REQUEST = huge_pages.policy() == "madvise"
 HUGE = "glibc.malloc.hugetlb=1"
 
 SCRIPT = """
@@ -35,13 +35,25 @@ run_cli(main)
 """
 
 
+def untold() -> dict[str, str]:
+    """The environment of a script that finds this tree, without a word to the C library."""
+    told = os.environ | {"PYTHONPATH": str(ROOT)}
+    return {name: value for name, value in told.items() if name != "GLIBC_TUNABLES"}
+
+
+@pytest.fixture
+def on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a system that gives huge pages to who asks, which is this one's in the test."""
+    path = tmp_path / "enabled"
+    path.write_text("always [madvise] never\n")
+    monkeypatch.setattr(huge_pages, "SYSTEM", path)
+    return path
+
+
 def run(folder: Path, tunables: str | None, *options: str) -> tuple[int, list, int]:
     """The process number, what the script said, and how often it began."""
     (folder / "script.py").write_text(SCRIPT)
-    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
-    environment["PYTHONPATH"] = str(ROOT)
-    if tunables is not None:
-        environment["GLIBC_TUNABLES"] = tunables
+    environment = untold() if tunables is None else untold() | {"GLIBC_TUNABLES": tunables}
     process = subprocess.Popen(
         [sys.executable, *options, str(folder / "script.py"), "a b", "--c"],
         env=environment,
@@ -76,10 +88,9 @@ def test_other_settings_stay():
     }
 
 
-def test_once_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.usefixtures("on_request")
+def test_once_is_enough(monkeypatch: pytest.MonkeyPatch):
     """Where the new process is not told either: a Python with capabilities loses the variable."""
-    (tmp_path / "enabled").write_text("always [madvise] never\n")
-    monkeypatch.setattr(huge_pages, "SYSTEM", tmp_path / "enabled")
     monkeypatch.delenv("GLIBC_TUNABLES")
     begun = []
 
@@ -93,8 +104,7 @@ def test_once_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert begun == [[sys.executable, *sys.orig_argv[1:]]]
 
 
-def test_a_debugged_script_is_left_alone(tmp_path: Path):
-    (tmp_path / "enabled").write_text("always [madvise] never\n")
+def test_a_debugged_script_is_left_alone(on_request: Path):
     program = """
     import os, pathlib, sys
     from mindtwins import huge_pages
@@ -103,10 +113,9 @@ def test_a_debugged_script_is_left_alone(tmp_path: Path):
     sys.settrace(lambda *_: None)
     run_cli(lambda argv: print(os.environ.get("GLIBC_TUNABLES")))
     """
-    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "enabled")],
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", textwrap.dedent(program), str(on_request)],
+        env=untold(),
         capture_output=True,
         text=True,
         timeout=60,
