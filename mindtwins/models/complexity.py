@@ -33,7 +33,7 @@ class Part:
 
 # Numbers that a block keeps, per token and channel: of its maps, and of each of the MLP's
 # `mlp_ratio` hidden maps. Fitted to the memory that an image more takes on a CPU, where the MLP is
-# one kernel, for four classifiers at 224 pixels and two at 512: within 8 %.
+# one kernel, for all six classifiers at 224 pixels and two at 512: within 8 %.
 KEPT, KEPT_HIDDEN = 8.4, 0.88
 
 

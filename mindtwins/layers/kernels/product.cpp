@@ -35,10 +35,10 @@ void gradient_of_part(const float* dy, const float* x, int64_t columns, int64_t 
         float* bias = dbias + part.output + i;
         Vec total{};
         for (int64_t k = 0; k < length;) {
-          Vec part{};  // short sums, then sums of these: rounding adds up
+          Vec few{};  // short sums, then sums of these: rounding adds up
           for (int64_t end = std::min(k + 16, length); k < end; k++)
-            part += load(outputs.data() + k * stride + i);
-          total += part;
+            few += load(outputs.data() + k * stride + i);
+          total += few;
         }
         store(bias, done ? load(bias, n) + total : total, n);
       }
