@@ -70,11 +70,14 @@ inline void transpose(Vec* rows) {
 inline void side_by_side(const Matrix& w, int64_t count, int64_t depth, int64_t width, float* out,
                          int64_t stride) {
   if (w.row == 1) {
-    for (int64_t k = 0; k < depth; k++) {
-      __builtin_prefetch(w.data + (k + 2 * V) * w.step);  // each line is far from the last one
-      for (int64_t i = 0; i < width; i += V)
-        store(out + k * stride + i, i < count ? load(w.data + k * w.step + i, count - i) : Vec{});
-    }
+    // Each line is far from the last one, so it is asked for some lines before it is read.
+    const int64_t ahead = std::max<int64_t>(2, 2 * V * PANEL / width) * w.step;
+    for (int64_t k = 0; k < depth; k++)
+      for (int64_t i = 0; i < width; i += V) {
+        const float* at = w.data + k * w.step + i;
+        __builtin_prefetch(at + ahead);
+        store(out + k * stride + i, i < count ? load(at, count - i) : Vec{});
+      }
     return;
   }
   for (int64_t i = 0; i < width; i += V)
@@ -133,14 +136,15 @@ template <int ROWS, class Finish>
 void multiply_tile(const Matrix& x, const float* panel, int64_t depth, const Finish& finish,
                    int64_t row, int64_t column, const Ahead& ahead) {
   float earlier[ROWS * PANEL];  // sums of all parts but the last
-  if (depth > DEEP) std::fill(earlier, earlier + ROWS * PANEL, 0.f);
   int64_t part = 0;
   for (; depth - part > DEEP; part += DEEP) {
     Tile<ROWS> total = {};
     add_products(x, panel, part, part + DEEP, ahead, total);
 #pragma GCC unroll 28
-    for (int i = 0; i < 2 * ROWS; i++)
-      store(earlier + i * V, load(earlier + i * V) + total[i / 2][i % 2]);
+    for (int i = 0; i < 2 * ROWS; i++) {
+      const Vec sum = total[i / 2][i % 2];
+      store(earlier + i * V, part ? load(earlier + i * V) + sum : sum);
+    }
   }
   Tile<ROWS> total = {};
   add_products(x, panel, part, depth, ahead, total);
