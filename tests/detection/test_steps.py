@@ -189,8 +189,10 @@ def test_a_step_equals_pytorchs() -> None:
     total.backward()
     for name, found in gradients(step).items():
         expected = reference.get_parameter(name_in_torch(name)).grad.numpy()
-        error, largest = np.abs(found - expected).max(), np.abs(expected).max()
-        assert error <= 1e-4 * largest > 0, name
+        # As a whole: where a ReLU's input is 0 but for rounding, PyTorch, whose rounding depends on
+        # how its threads share a sum, may let a pixel through that is not let through here.
+        error, length = np.linalg.norm(found - expected), np.linalg.norm(expected)
+        assert error <= 1e-4 * length > 0, name
 
 
 DECAY, LR = 0.05, 1e-4
