@@ -7,7 +7,7 @@ import sys
 
 from mindtwins.cli import Parser
 
-FIRST_WIDTH = 44
+FIRST_WIDTH = 48
 
 
 def parser(description: str, devices: bool = True) -> Parser:

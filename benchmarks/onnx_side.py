@@ -1,6 +1,6 @@
 """What a process does for onnxruntime and OpenVINO: they run the file that export.py would write.
 
-A process with MindSpore writes it; this one holds no framework for training.
+Another process, with MindSpore, writes it; this one holds no framework for training.
 """
 
 from __future__ import annotations
@@ -19,26 +19,23 @@ from benchmarks.workers import Worker, mindspore_environment, serve
 Run = Callable[[np.ndarray], object]
 
 timed = Timed()
+# Started by the first file that is asked of it; it ends with this process.
+exporter = Worker("mindspore_side", mindspore_environment())
 
 
 def build(contestant: str, fields: list) -> dict:
     """Get ready for a `Work` and do it once: what that takes."""
     work = Work(*fields)
     images, _ = batch_of(work)
-    with tempfile.TemporaryDirectory() as folder, exporter() as worker:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        worker.ask("write_onnx", fields=work, path=str(path))
+        exporter.ask("write_onnx", fields=work, path=str(path))
 
         def make() -> Callable[[], object]:
             run = RUNTIMES[contestant](path, len(os.sched_getaffinity(0)))
             return lambda: run(images)
 
         return timed.start(make, lambda result: None)._asdict()
-
-
-def exporter() -> Worker:
-    """A process that writes ONNX files."""
-    return Worker("mindspore_side", mindspore_environment())
 
 
 def _onnxruntime(path: Path, threads: int) -> Run:

@@ -1,7 +1,7 @@
 """MindTwins beside PyTorch, onnxruntime and OpenVINO on this machine: the tables of the README.
 
-    python -m benchmarks.speed [--parts inference training ...] [--models svt_small ...]
-                              [--rounds 3] [--threads 2]
+    python -m benchmarks.speed [--models svt_small ...] [--rounds 3] [--threads 2]
+    python -m benchmarks.speed --parts segmentation detection ...
     python -m benchmarks.speed --parts memory --models svt_base --cases training,224,1
 
 Contestants take turns, each in a process of its own, with the same inputs, kind of weights and
@@ -12,6 +12,8 @@ rate that its cores have in registers. First calls and memory are measured with 
 Where other programs run, several threads compare badly: those of torch's OpenMP spin while they
 wait for one that has no core, which made torch up to eight times slower than it is. Processor time
 with `--threads 1` is reliable then.
+
+A row whose rounds have taken half a minute is done: what takes long has fewer of them.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from mindtwins.errors import run_cli
 
 SMALL = ["svt_small", "pcpvt_small"]
 COPY = "torch.load, write, fsync"  # what no conversion can avoid
-SECONDS = 0.5  # of a turn
+SECONDS, LIMIT = 0.5, 30.0  # of a turn; after which a row has no other round
 
 
 def ratios(title: str, works: list[Work], others: tuple[str, ...], options: Namespace) -> None:
@@ -84,7 +86,7 @@ def compare(
                     except Failed as problem:
                         print(f"({name}: {problem})")
                 try:
-                    costs = take_turns(turns, options.rounds)
+                    costs = take_turns(turns, options.rounds, LIMIT)
                 except Failed as problem:
                     print(f"({problem})")
                 yield work, costs, floor
@@ -209,7 +211,13 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "inference": Part(ratios, list_models(), [("inference", 224, batch) for batch in (1, 4, 16)]),
+    "inference": Part(ratios, SMALL, [("inference", 224, batch) for batch in (1, 4, 16)]),
+    "larger_models": Part(
+        ratios,
+        [name for name in list_models() if name not in SMALL],
+        [("inference", 224, batch) for batch in (1, 4)],
+        others=(EAGER, OPENVINO),
+    ),
     "other_pytorch": Part(
         ratios, SMALL, [("inference", 224, 4)], others=(TIMM, COMPILED), quick="svt_small"
     ),
@@ -253,6 +261,12 @@ PARTS = {
     ),
 }
 
+# What `make bench` measures in a quarter of an hour on two cores, with the loaders.
+USUAL = (
+    *("inference", "larger_models", "other_runtimes", "training", "features"),
+    *("first_calls", "memory"),
+)
+
 
 def case(text: str) -> tuple[str, int, int]:
     """`training,224,8` as what, size and batch."""
@@ -264,7 +278,7 @@ def main(argv: list[str]) -> None:
     """Measure and print the parts asked for."""
     command, models = parser(__doc__), [*list_models(), *list_segmentors(), *list_detectors()]
     cores = sorted(os.sched_getaffinity(0))
-    command.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    command.add_argument("--parts", nargs="+", choices=PARTS, default=USUAL)
     command.add_argument("--models", nargs="+", choices=models, metavar="MODEL")
     command.add_argument("--cases", nargs="+", type=case, metavar="WHAT,SIZE,BATCH")
     command.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"])

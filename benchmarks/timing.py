@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import resource
 import statistics
@@ -64,12 +65,20 @@ def turn(
 
 
 def take_turns(
-    contestants: Mapping[str, Callable[[], Iterable[Cost]]], rounds: int
+    contestants: Mapping[str, Callable[[], Iterable[Cost]]], rounds: int, limit: float = math.inf
 ) -> dict[str, Cost]:
-    """Medians over the calls of each contestant, which take turns: A B, B A, A B, ..."""
+    """Medians over the calls of each contestant, which take turns: A B, B A, A B, ...
+
+    Args:
+        contestants: by name, what measures one of them.
+        rounds: of turns.
+        limit: seconds after which no other round begins.
+    """
     costs: dict[str, list[Cost]] = {name: [] for name in contestants}
-    names = list(contestants)
+    names, end = list(contestants), time.perf_counter() + limit
     for number in range(rounds):
+        if number > 0 and time.perf_counter() > end:
+            break
         for name in names if number % 2 == 0 else reversed(names):
             costs[name] += contestants[name]()
     return {

@@ -137,6 +137,7 @@ def test_regions_stay_where_they_are(level: str):
     np.testing.assert_array_equal(features(level, ms.float16), expected)
 
 
+@pytest.mark.slow
 def test_a_transposed_convolution_is_a_product():
     layer = set_precision(TransposedConv2x2(2, 2), "O1")
     assert layer(Tensor(np.ones((1, 2, 2, 2), np.float32))).dtype == ms.float16

@@ -100,6 +100,7 @@ def test_exported_files_that_do_not_fit(command, words, message, folder):
         run(command, *(word.format(folder) for word in words), *more)
 
 
+@pytest.mark.slow
 def test_files_of_another_use(folder, tmp_path):
     for how, message in (
         ({"features_only": True}, "gives stage1, stage2, stage3, stage4, not logits"),

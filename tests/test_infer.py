@@ -61,6 +61,7 @@ def run(*arguments: object) -> None:
     infer.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_classes_and_probabilities_are_the_reference_s(folder, capsys):
     with torch.no_grad():
         reference = randomize(create_reference("svt_tiny", num_classes=10))

@@ -50,6 +50,7 @@ def test_an_unknown_command_names_the_nearest():
     )
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_sentence(tmp_path):
     output = mindtwins("validate", "--ckpt_path", "x.ckpt", code=1, cwd=tmp_path)
     assert output.startswith("error: x.ckpt") and output.count("\n") == 1

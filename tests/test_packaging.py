@@ -98,6 +98,7 @@ def test_one_wheel_serves_every_python(wheel_path: Path, distribution: PathDistr
     assert distribution.metadata["Requires-Python"] == "<3.13,>=3.10"
 
 
+@pytest.mark.slow
 def test_the_wheel_brings_its_license(wheel: zipfile.ZipFile, distribution: PathDistribution):
     assert distribution.metadata["License-Expression"] == "Apache-2.0"
     (name,) = (name for name in wheel.namelist() if name.endswith("/LICENSE"))

@@ -48,6 +48,7 @@ def test_speed():
         ("speed --parts features conversion", ["svt_tiny, features, 73, batch 1, fp32"]),
         ("speed --parts other_pytorch", ["svt_small, inference, 32, batch 2, fp32"]),
         ("speed --parts other_runtimes", ["svt_tiny, inference, 32, batch 1, fp32"]),
+        ("speed --parts larger_models", ["svt_tiny, inference, 32, batch 2, fp32"]),
         ("speed --parts segmentation", ["upernet_svt_tiny, training, 73, batch 2, fp32"]),
         (
             "speed --parts detection detection_training",

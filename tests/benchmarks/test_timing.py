@@ -23,6 +23,22 @@ def test_contestants_take_turns():
     assert costs == {"A": Cost(4.0, 2.0), "B": Cost(3.0, 2.0)}  # medians over all three turns
 
 
+def test_what_takes_long_has_fewer_rounds():
+    calls = []
+
+    def contestant(name: str) -> list[Cost]:
+        calls.append(name)
+        time.sleep(0.02)
+        return [Cost(1.0, 1.0)]
+
+    turns = {name: lambda name=name: contestant(name) for name in "AB"}
+    take_turns(turns, rounds=3, limit=0.06)
+    assert "".join(calls) == "ABBA"
+    calls.clear()
+    assert take_turns(turns, rounds=3, limit=0.0)["B"] == Cost(1.0, 1.0)
+    assert "".join(calls) == "AB"
+
+
 def test_first_of_several_calls_in_a_turn_is_left_out():
     """The calls of a turn take 0.09, 0.03, 0.03, ... seconds."""
     calls = iter([0.09] + [0.03] * 20)

@@ -152,6 +152,7 @@ def test_folders_of_some_classes(ckpt: Path, pictures, tmp_path: Path, told):
     assert f"{data}/val has {len(set(pictures.values()))} of the 1000 classes" in told()[-1]
 
 
+@pytest.mark.slow
 def test_accuracy(ckpt: Path, pictures, tmp_path: Path):
     """PyTorch's classes are right in all pictures but one, which lies in another's folder."""
     synsets = list(imagenet_words())

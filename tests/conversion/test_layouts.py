@@ -206,6 +206,7 @@ def test_knows_what_has_no_place():
     assert layout.reason_to_ignore("bn.running_mean") is None
 
 
+@pytest.mark.slow
 def test_every_variant_is_covered():
     layout = find_layout(KINDS, "official", "classification")
     for variant in VARIANTS:

@@ -94,6 +94,7 @@ def test_the_model_loads_what_was_written(tmp_path, source, tiny_state, pt2ms):
         create_model("svt_small", num_classes=10, ckpt_path=tmp_path / "x.ckpt")
 
 
+@pytest.mark.slow
 def test_verification_report_and_summary(tmp_path, source, tiny_state, pt2ms, capsys):
     report_path = tmp_path / "report.json"
     arguments = ("--pt_path", source, "--ckpt_path", tmp_path / "x.ckpt", "--verify")

@@ -80,6 +80,7 @@ def decided(detector, reference):
             parameter.set_data(Tensor(values.detach().numpy()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_whole_predictions(name):
     """Two pictures of different sizes in one batch; the reference sees one after the other."""

@@ -55,6 +55,7 @@ def test_shapes_are_those_of_what_is_built(name):
     assert detector_shapes(name, 7, 1) == built
 
 
+@pytest.mark.slow
 def test_initialization():
     """The authors': RetinaNet's head 0.01, objects rare at first, the pyramid Xavier's."""
     detector = mindtwins.create_detector("retinanet_svt_small")
@@ -120,6 +121,7 @@ def test_wrong_shape(shape, message):
         mindtwins.create_detector("retinanet_svt_tiny")(Tensor(np.zeros(shape, np.float32)))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_says_what_it_is_of(tmp_path):
     name = "retinanet_svt_tiny"
     detector = mindtwins.create_detector(name, 5)

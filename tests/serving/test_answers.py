@@ -55,6 +55,7 @@ def inferred(models: Path, name: str, suffix: str, out: Path, *paths: Path) -> l
     return json.loads((out / "out.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", BOTH)
 def test_a_classifier(running, models, crops, tmp_path, suffix):
     with served(running, models, "classifier", suffix, "--max_batch", "2") as client:

@@ -203,6 +203,7 @@ def test_an_overflow_leaves_everything_as_it_was_and_halves_the_scale():
     assert (weights_of(model) != before).any()
 
 
+@pytest.mark.slow
 def test_the_scale_does_not_change_the_step():
     """A power of two scales float32 gradients without rounding."""
     plain, scaled = Toy(), Toy()
