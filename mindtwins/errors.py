@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from mindtwins.console import guard_output
-from mindtwins.huge_pages import restart_with_huge_pages
+from mindtwins.huge_pages import has_begun_anew, restart_with_huge_pages
 
 # What ends a script: Ctrl-C, and what schedulers and `kill` send.
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
@@ -41,7 +41,7 @@ def run_cli(main: Callable[[list[str]], None], tells: bool = True) -> None:
     guard_output()
     before = take_interrupts()
     try:
-        restart_with_huge_pages()
+        restart_with_huge_pages(INTERRUPTS)
         main(sys.argv[1:])
     except Exception as error:
         if was_interrupted():  # MindSpore passes a KeyboardInterrupt on as an error of its own
@@ -62,7 +62,10 @@ def take_interrupts() -> dict[int, Any]:
     """Let interrupts that are not to be ignored come to `_interrupt`; gives the handlers before."""
     default = (signal.SIG_DFL, signal.default_int_handler)
     taken = [number for number in INTERRUPTS if signal.getsignal(number) in default]
-    return {number: signal.signal(number, _interrupt) for number in taken}
+    before = {number: signal.signal(number, _interrupt) for number in taken}
+    if has_begun_anew():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+    return before
 
 
 def was_interrupted() -> bool:

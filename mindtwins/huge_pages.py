@@ -7,8 +7,9 @@ where an environment variable told it to before the process began.
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -20,21 +21,34 @@ _VARIABLE, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 _BEGUN_ANEW = "MINDTWINS_BEGUN_ANEW"
 
 
-def restart_with_huge_pages() -> None:
+def restart_with_huge_pages(interrupts: Collection[int] = ()) -> None:
     """Begin this process anew, as it was started, if it could have huge pages and does not ask.
 
     To be called by scripts before they do anything. Who has set `glibc.malloc.hugetlb` in
     GLIBC_TUNABLES is left with that, whatever it is, and who debugs with the process as it is.
+
+    Args:
+        interrupts: signals that are held back in the new process until it lets them through: while
+            Python starts, it would answer them with a traceback.
     """
-    environment, number = with_huge_pages(os.environ), str(os.getpid())
-    if environment == os.environ or os.environ.get(_BEGUN_ANEW) == number or policy() != "madvise":
+    environment = with_huge_pages(os.environ)
+    if environment == os.environ or has_begun_anew() or policy() != "madvise":
         return
     if not sys.executable or sys.gettrace() is not None:
         return
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
     command = [sys.executable, *sys.orig_argv[1:]]
-    os.execve(sys.executable, command, environment | {_BEGUN_ANEW: number})
+    signal.pthread_sigmask(signal.SIG_BLOCK, interrupts)
+    try:
+        os.execve(sys.executable, command, environment | {_BEGUN_ANEW: str(os.getpid())})
+    finally:  # there is no new process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts)
+
+
+def has_begun_anew() -> bool:
+    """Whether this process is one that has begun anew."""
+    return os.environ.get(_BEGUN_ANEW) == str(os.getpid())
 
 
 def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:

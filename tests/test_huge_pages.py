@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -121,6 +122,31 @@ def test_a_debugged_script_is_left_alone(on_request: Path):
         timeout=60,
     )
     assert (done.stdout, done.stderr) == ("None\n", "")
+
+
+def test_an_interrupt_while_python_starts_again(on_request: Path, tmp_path: Path):
+    """Is one line, as it is later: Python's own answer would be a traceback."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "if 'MINDTWINS_BEGUN_ANEW' in os.environ:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    program = """
+    import pathlib, sys
+    from mindtwins import huge_pages, interruptible
+    from mindtwins.errors import run_cli
+    huge_pages.SYSTEM = pathlib.Path(sys.argv[1])
+    run_cli(lambda argv: print("not interrupted"))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(on_request)],
+        env=untold() | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "interrupted\n", 130)
 
 
 @pytest.mark.parametrize("system", ["[always] madvise never\n", "always madvise [never]\n", None])
