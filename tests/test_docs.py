@@ -374,10 +374,8 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.operations": [
         Runs("--quick", tier="endurance")
     ],
-    "python -m benchmarks.speed --threads 1 --parts inference": [Runs("--quick", tier="endurance")],
-    "python -m benchmarks.speed --parts inference other_runtimes --models svt_small pcpvt_small": [
-        Runs("--quick", tier="endurance")
-    ],
+    "python -m benchmarks.speed --parts segmentation": [Runs("--quick", tier="endurance")],
+    "python -m benchmarks.speed --parts other_pytorch": [Runs("--quick", tier="endurance")],
     "python -m benchmarks.speed --parts inference other_runtimes training"
     " --models svt_small pcpvt_small": [Runs("--quick", tier="endurance")],
     "GLIBC_TUNABLES=glibc.malloc.hugetlb=0 python -m benchmarks.speed --parts inference training"
