@@ -62,7 +62,7 @@ def take_interrupts() -> dict[int, Any]:
     """Let interrupts that are not to be ignored come to `_interrupt`; gives the handlers before."""
     default = (signal.SIG_DFL, signal.default_int_handler)
     taken = [number for number in INTERRUPTS if signal.getsignal(number) in default]
-    before = {number: signal.signal(number, _interrupt) for number in taken}
+    before: dict[int, Any] = {number: signal.signal(number, _interrupt) for number in taken}
     if has_begun_anew():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
     return before
