@@ -374,6 +374,9 @@ COMMANDS: dict[str, list[Runs | RunsIn | Target | NotRun]] = {
     "OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.operations": [
         Runs("--quick", tier="endurance")
     ],
+    "python -m benchmarks.speed --threads 1 --parts inference training --models svt_small": [
+        Runs("--quick", tier="endurance")
+    ],
     "python -m benchmarks.speed --parts segmentation": [Runs("--quick", tier="endurance")],
     "python -m benchmarks.speed --parts other_pytorch": [Runs("--quick", tier="endurance")],
     "python -m benchmarks.speed --parts inference other_runtimes training"
