@@ -263,8 +263,13 @@ PARTS = {
 
 # What `make bench` measures in a quarter of an hour on two cores, with the loaders.
 USUAL = (
-    *("inference", "larger_models", "other_runtimes", "training", "features"),
-    *("first_calls", "memory"),
+    "inference",
+    "larger_models",
+    "other_runtimes",
+    "training",
+    "features",
+    "first_calls",
+    "memory",
 )
 
 

@@ -77,10 +77,10 @@ def take_turns(
     costs: dict[str, list[Cost]] = {name: [] for name in contestants}
     names, end = list(contestants), time.perf_counter() + limit
     for number in range(rounds):
-        if number > 0 and time.perf_counter() > end:
-            break
         for name in names if number % 2 == 0 else reversed(names):
             costs[name] += contestants[name]()
+        if time.perf_counter() > end:
+            break
     return {
         name: Cost(*(statistics.median(values) for values in zip(*measured, strict=True)))
         for name, measured in costs.items()

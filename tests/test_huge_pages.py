@@ -105,23 +105,36 @@ def test_once_is_enough(monkeypatch: pytest.MonkeyPatch):
     assert begun == [[sys.executable, *sys.orig_argv[1:]]]
 
 
-def test_a_debugged_script_is_left_alone(on_request: Path):
-    program = """
+def begin(script: str, system: Path, *paths: Path) -> tuple[str, str, int]:
+    """What a script prints and says of mistakes on a system, and its exit code.
+
+    Args:
+        script: what it does after its imports.
+        system: stands for `huge_pages.SYSTEM`.
+        paths: where it finds modules before this tree.
+    """
+    program = f"""
     import os, pathlib, sys
-    from mindtwins import huge_pages
+    from mindtwins import huge_pages, interruptible
     from mindtwins.errors import run_cli
     huge_pages.SYSTEM = pathlib.Path(sys.argv[1])
-    sys.settrace(lambda *_: None)
-    run_cli(lambda argv: print(os.environ.get("GLIBC_TUNABLES")))
+    {script}
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(on_request)],
-        env=untold(),
+        [sys.executable, "-c", textwrap.dedent(program), str(system)],
+        env=untold() | {"PYTHONPATH": os.pathsep.join(map(str, (*paths, ROOT)))},
         capture_output=True,
         text=True,
         timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert (done.stdout, done.stderr) == ("None\n", "")
+    return done.stdout, done.stderr, done.returncode
+
+
+def test_a_debugged_script_is_left_alone(on_request: Path):
+    said = 'run_cli(lambda argv: print(os.environ.get("GLIBC_TUNABLES")))'
+    assert begin(f"sys.settrace(lambda *_: None); {said}", on_request) == ("None\n", "", 0)
+    assert begin(said, on_request) == (f"{HUGE}\n", "", 0)  # what it is compared with
 
 
 def test_an_interrupt_while_python_starts_again(on_request: Path, tmp_path: Path):
@@ -131,22 +144,8 @@ def test_an_interrupt_while_python_starts_again(on_request: Path, tmp_path: Path
         "if 'MINDTWINS_BEGUN_ANEW' in os.environ:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
     )
-    program = """
-    import pathlib, sys
-    from mindtwins import huge_pages, interruptible
-    from mindtwins.errors import run_cli
-    huge_pages.SYSTEM = pathlib.Path(sys.argv[1])
-    run_cli(lambda argv: print("not interrupted"))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(on_request)],
-        env=untold() | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert (done.stdout, done.stderr, done.returncode) == ("", "interrupted\n", 130)
+    found = begin("run_cli(lambda argv: print('not interrupted'))", on_request, tmp_path)
+    assert found == ("", "interrupted\n", 130)
 
 
 @pytest.mark.parametrize("system", ["[always] madvise never\n", "always madvise [never]\n", None])

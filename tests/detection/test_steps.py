@@ -189,9 +189,8 @@ def test_a_step_equals_pytorchs() -> None:
     assert all(loss.item() > 0 for loss in losses.values())
     total = sum(losses.values())
     assert result.loss == pytest.approx(total.item(), rel=1e-5)
-    total.backward()
     exact = copy.deepcopy(reference).double()
-    exact.zero_grad()
+    total.backward()
     sum(mask_rcnn_losses(exact, completed).values()).backward()
     for name, found in gradients(step).items():
         # Of PyTorch's two precisions one: where a ReLU's input is 0 but for rounding, its float32,
